@@ -1,0 +1,63 @@
+# make study   what stale embeddings cost, on real data     make study ARGS=--smoke
+# make test    everything that CI runs
+#
+# Both do their own set-up in $(VENV). All that must be there is Python 3.11 to 3.13 and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+
+.PHONY: study test lint types pytest format nightly clean
+.DELETE_ON_ERROR:
+
+study: $(VENV)/installed-experiments
+	$(BIN)/python -m experiments.staleness_on_flights $(ARGS)
+
+test: lint types pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/installed-test
+	$(BIN)/pyright
+
+pytest: $(VENV)/installed-test
+	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# Many random examples; the reference as plain Python, without Numba's compiler; the other Pythons that are here.
+nightly: $(VENV)/installed-test
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n $(WORKERS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n $(WORKERS) tests/embsim
+	@for version in 3.12 3.13; do \
+	  if python$$version -c '' 2>/dev/null; then \
+	    $(MAKE) pytest PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+	  else \
+	    echo "nightly: no python$$version here, not tested"; \
+	  fi; \
+	done
+
+clean:
+	rm -rf .venv .venv-* .hypothesis .pytest_cache .ruff_cache build dist *.egg-info
+	find embsim experiments tests -name __pycache__ -prune -exec rm -rf {} +
+
+# installed-EXTRA: the packages of that extra and embsim itself, as this checkout has it.
+$(VENV)/installed-%: pyproject.toml | $(VENV)/created
+	@echo "installing embsim[$*] in $(VENV)"
+	@$(PIP) install --editable '.[$*]'
+	@touch $@
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  (3, 11) <= v < (3, 14) or sys.exit(f"embsim needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}; make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,133 @@
+"""Symbols that write down what an optimizer's rule does with them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A float32 number of one row (or a truth value): a whole row of them, or one for the row."""
+
+    graph: "Graph"
+    name: str
+    row: bool
+    text: str  # the expression that computes it, in Python; empty for a leaf
+    args: tuple["Value", ...] = ()
+    is_mean: bool = False
+
+    def __add__(self, other: Any) -> "Value":
+        return self.graph.make("{} + {}", self, other)
+
+    def __sub__(self, other: Any) -> "Value":
+        return self.graph.make("{} - {}", self, other)
+
+    def __mul__(self, other: Any) -> "Value":
+        return self.graph.make("{} * {}", self, other)
+
+    def __truediv__(self, other: Any) -> "Value":
+        return self.graph.make("{} / {}", self, other)
+
+    def __neg__(self) -> "Value":
+        return self.graph.make("-{}", self)
+
+    def __lt__(self, other: Any) -> "Value":
+        return self.graph.make("{} < {}", self, other)
+
+    def __le__(self, other: Any) -> "Value":
+        return self.graph.make("{} <= {}", self, other)
+
+    def __gt__(self, other: Any) -> "Value":
+        return self.graph.make("{} > {}", self, other)
+
+    def __ge__(self, other: Any) -> "Value":
+        return self.graph.make("{} >= {}", self, other)
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "optimizer rule: a number of the row decides a branch (`if`, `and`, `or`, `not`); a rule has no branches: "
+            "use ops.where, or decide by a hyperparameter outside the inner function"
+        )
+
+    def __radd__(self, other: Any) -> NoReturn:
+        self.graph.value(other)
+        raise AssertionError("unreachable: a value on the left would have added itself")
+
+    __rsub__ = __rmul__ = __rtruediv__ = __radd__
+
+
+@dataclass(eq=False)
+class Graph:
+    """The statements of a rule in the order in which it made them; also the `ops` that the rule is given."""
+
+    values: list[Value] = field(default_factory=list)
+
+    def leaf(self, name: str, *, row: bool) -> Value:
+        """A number that is there already: an element w[d], a coefficient."""
+        return Value(self, name, row, "")
+
+    def make(self, form: str, *args: Any, is_mean: bool = False) -> Value:
+        operands = tuple(self.value(arg) for arg in args)
+        text = form.format(*(operand.name for operand in operands))
+        row = any(operand.row for operand in operands) and not is_mean
+        made = Value(self, f"v{len(self.values)}", row, text, operands, is_mean)
+        self.values.append(made)
+        return made
+
+    def value(self, item: Any) -> Value:
+        if isinstance(item, Value) and item.graph is self:
+            return item
+        raise TypeError(
+            f"optimizer rule: {item!r} is no float32 of this row; a rule uses w, g, its slots and c.<coefficient>, and "
+            "no literals: give the number in coefficients(), so that it is rounded once"
+        )
+
+    def sqrt(self, x: Any) -> Value:
+        return self.make("np.sqrt({})", x)
+
+    def minimum(self, x: Any, y: Any) -> Value:
+        """NaN in either operand gives NaN."""
+        return self.make("({0} if ({0} < {1}) | ({0} != {0}) else {1})", x, y)
+
+    def maximum(self, x: Any, y: Any) -> Value:
+        return self.make("({0} if ({0} > {1}) | ({0} != {0}) else {1})", x, y)
+
+    def where(self, condition: Any, x: Any, y: Any) -> Value:
+        return self.make("({1} if {0} else {2})", condition, x, y)
+
+    def power(self, x: Any, exponent: Any) -> Value:
+        return self.make("np.float32(np.float64({}) ** np.float64({}))", x, exponent)
+
+    def mean(self, x: Any) -> Value:
+        argument = self.value(x)
+        if not argument.row:
+            raise TypeError("optimizer rule: ops.mean of a number that is already one for the whole row")
+        return self.make("{}", argument, is_mean=True)
+
+    def statements(self, outputs: Iterable[Value]) -> list[str]:
+        """The body of one row: numbers of the row first (a mean is a loop of its own), without the outputs' last loop."""
+        lines: list[str] = []
+        for value in self._needed(outputs):
+            if value.is_mean:
+                (argument,) = value.args
+                lines += [f"{value.name} = zero", "for d in range(dim):"]
+                lines += ["    " + line for line in self.row_statements([argument])]
+                lines += [f"    {value.name} = {value.name} + {argument.name}"]
+                lines += [f"{value.name} = {value.name} / width"]
+            elif not value.row and value.text:
+                lines.append(f"{value.name} = {value.text}")
+        return lines
+
+    def row_statements(self, outputs: Iterable[Value]) -> list[str]:
+        """What the loop over a row's numbers computes for `outputs`, at position d."""
+        return [f"{value.name} = {value.text}" for value in self._needed(outputs, rows_only=True) if value.text]
+
+    def _needed(self, outputs: Iterable[Value], *, rows_only: bool = False) -> Iterator[Value]:
+        wanted: set[int] = set()
+        stack = list(outputs)
+        while stack:
+            value = stack.pop()
+            if id(value) not in wanted and (value.row or not rows_only):
+                wanted.add(id(value))
+                stack.extend(value.args)
+        return (value for value in self.values if id(value) in wanted)

@@ -1,0 +1,147 @@
+"""Between the caller's structures, global or per replica, and the engine's flat global batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import shapes
+from .batch import Batch, concatenate, make_batch, per_replica_shapes
+from .convert import keyed_jagged
+from .datasets import PerReplica
+from .engine import Engine
+from .gradients import as_gradient
+from .nest import flatten_up_to
+
+Leaves = list[Any]
+
+
+class Border:
+    """Knows the structure of the features, the number of replicas and, once built, every feature's shape per replica."""
+
+    def __init__(self, feature_config: Any, engine: Engine, num_replicas: int, batch_size: int | None) -> None:
+        self._nest = feature_config
+        self._engine = engine
+        self._replicas = num_replicas
+        self._shapes = shapes.resolve(engine.features, engine.names, None, batch_size)
+        self._parts: dict[int, Batch] = {}
+
+    @property
+    def is_built(self) -> bool:
+        return all(shape is not None for shape in self._shapes)
+
+    def build(self, per_replica_input_shapes: Any, per_replica_batch_size: int | None) -> None:
+        """Fix all shapes; see TPUEmbedding.build."""
+        flat = per_replica_input_shapes
+        if flat is not None and not isinstance(flat, int | np.integer):
+            flat = flatten_up_to(self._nest, flat, "per_replica_input_shapes")
+        found = shapes.resolve(self._engine.features, self._engine.names, flat, per_replica_batch_size)
+        known = [new if old is None else old for new, old in zip(found, self._shapes, strict=True)]
+        if any(shape is None for shape in known):
+            raise ValueError(
+                "build: no batch size is known; under a TPUStrategy pass per_replica_input_shapes or "
+                "per_replica_batch_size, or let the first enqueue decide"
+            )
+        self._shapes = known
+
+    def accept(self, batch: Batch) -> None:
+        """Later batches must have the shapes of this one."""
+        self._shapes = list(per_replica_shapes(batch, self._replicas))
+        self._parts = {}
+
+    def flat_inputs(self, features: Any, weights: Any) -> tuple[Leaves, Leaves | None]:
+        """Ids and weights, one leaf per feature; weights None where there are none at all."""
+        keyed = keyed_jagged(features)
+        if keyed is not None:
+            features, carried = keyed
+            if carried is not None and weights is None:
+                weights = {key: carried.get(key) for key in features}
+        ids = flatten_up_to(self._nest, features, "features")
+        return ids, None if weights is None else flatten_up_to(self._nest, weights, "weights")
+
+    def global_batch(self, ids: Leaves, weights: Leaves | None) -> Batch:
+        """From global arrays, or from per-replica values if any leaf is one."""
+        if not any(isinstance(leaf, PerReplica) for leaf in ids):
+            return self._batch(ids, weights, self._replicas)
+        parts = []
+        for replica in range(self._replicas):
+            mine = [self._of_replica(leaf, replica, "features") for leaf in ids]
+            gains = None if weights is None else [self._of_replica(w, replica, "weights") for w in weights]
+            parts.append(self.replica_batch(mine, gains))
+        return concatenate(parts)
+
+    def replica_batch(self, ids: Leaves, weights: Leaves | None) -> Batch:
+        """One replica's part of a batch."""
+        return self._batch(ids, weights, 1)
+
+    def with_part(self, device: str, ids: Leaves, weights: Leaves | None) -> Batch | None:
+        """Keep the part of the replica that `device` names; the whole batch once every replica has given its own."""
+        kind, _, number = str(device).rpartition(":")
+        if not kind.upper().endswith("TPU") or not number.isdecimal() or int(number) >= self._replicas:
+            raise ValueError(
+                f"enqueue: device is {device!r}; it must name one of the {self._replicas} replicas, 'TPU:0' to "
+                f"'TPU:{self._replicas - 1}'"
+            )
+        replica = int(number)
+        if replica in self._parts:
+            missing = sorted(set(range(self._replicas)) - set(self._parts))
+            raise ValueError(
+                f"enqueue: {device!r} already has its part of this batch; the parts of replicas {missing} are missing"
+            )
+        parts = {**self._parts, replica: self.replica_batch(ids, weights)}
+        if len(parts) < self._replicas:
+            self._parts = parts
+            return None
+        return concatenate([parts[r] for r in range(self._replicas)])
+
+    def by_replica(self, activations: Sequence[np.ndarray]) -> list[Leaves]:
+        """Each replica's part of global activations, in replica order."""
+        split = [np.split(array, self._replicas) for array in activations]
+        return [[parts[replica] for parts in split] for replica in range(self._replicas)]
+
+    def global_gradients(self, leaves: Leaves) -> Leaves:
+        """Global arrays: as they are, or put together from per-replica values."""
+        if not any(isinstance(leaf, PerReplica) for leaf in leaves):
+            return leaves
+        replicas = range(self._replicas)
+        mine = [[None if x is None else self._of_replica(x, r, "gradients") for x in leaves] for r in replicas]
+        return self.joined_gradients([self.replica_gradients(part) for part in mine])
+
+    def replica_gradients(self, leaves: Leaves) -> list[np.ndarray | None]:
+        """One replica's gradients, checked against its part of the activations."""
+        checked: list[np.ndarray | None] = []
+        for leaf, name, feature, shape in zip(
+            leaves, self._engine.names, self._engine.features, self._shapes, strict=True
+        ):
+            assert shape is not None, "checked by the caller: built"
+            wanted = (*shape, feature.table.dim)
+            checked.append(None if leaf is None else as_gradient(leaf, name, wanted))
+        return checked
+
+    def joined_gradients(self, parts: Sequence[Sequence[np.ndarray | None]]) -> Leaves:
+        """The global gradients of per-replica ones, in replica order; None where no replica has one."""
+        joined: Leaves = []
+        for feature in zip(*parts, strict=True):
+            given = [part for part in feature if part is not None]
+            if not given:
+                joined.append(None)
+                continue
+            zeros = np.zeros_like(given[0])
+            joined.append(np.concatenate([zeros if part is None else part for part in feature]))
+        return joined
+
+    def _batch(self, ids: Leaves, weights: Leaves | None, replicas: int) -> Batch:
+        engine = self._engine
+        return make_batch(
+            ids, weights, engine.features, engine.names, self._shapes, replicas, engine.check_numerics
+        )
+
+    def _of_replica(self, leaf: Any, replica: int, what: str) -> Any:
+        if leaf is None:
+            return None
+        if not isinstance(leaf, PerReplica) or len(leaf.values) != self._replicas:
+            raise ValueError(
+                f"{what}: {type(leaf).__name__} stands beside per-replica values; every leaf must be a PerReplica of "
+                f"{self._replicas} values"
+            )
+        return leaf.values[replica]

@@ -1,0 +1,107 @@
+"""What the caller gives to apply_gradients -> one float32 array per table, checked."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from .config import FeatureConfig
+from .plan import Output
+from .tables import Tables
+
+
+class Receiver(Protocol):
+    """The part of an engine that decides what a gradient must look like."""
+
+    features: tuple[FeatureConfig, ...]
+    names: tuple[str, ...]
+    tables: Tables
+    check_numerics: bool
+
+
+def as_gradient(value: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """A float32 array, cast once from another float dtype.
+
+    Raises:
+      ValueError: no array, or another shape than `shape` (not compared if None).
+      TypeError: an array of integers or truth values.
+    """
+    if not (isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__") or hasattr(value, "numpy")):
+        raise ValueError(
+            f"apply_gradients: the gradient of feature {name!r} is a {type(value).__name__}, not an array; it must be an "
+            "array of the activations' shape, or None for zeros"
+        )
+    array = np.asarray(value) if hasattr(value, "__array__") else np.asarray(value.numpy())
+    if shape is not None and array.shape != shape:
+        raise ValueError(
+            f"apply_gradients: the gradient of feature {name!r} has shape {array.shape}; it must have the activations' "
+            f"shape {shape}"
+        )
+    if array.dtype != np.float32:
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            raise TypeError(
+                f"apply_gradients: the gradient of feature {name!r} has dtype {array.dtype}; it must be a float dtype"
+            )
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    return array
+
+
+def stack_gradients(
+    gradients: Sequence[Any], engine: Receiver, outputs: Sequence[Output] | None
+) -> tuple[dict[str, np.ndarray], set[str]]:
+    """({table: [samples, dim]}, the tables whose array is still the caller's memory).
+
+    A feature without gradient gives zeros. With `outputs` None (no step waits) kinds and dtypes are checked, not shapes.
+
+    Raises:
+      ValueError: another number of gradients than features, a wrong shape or kind, or a number that is not finite
+        where the engine checks for it.
+      TypeError: a gradient of integers.
+    """
+    if len(gradients) != len(engine.features):
+        raise ValueError(f"apply_gradients: {len(gradients)} gradients for {len(engine.features)} features")
+    parts: list[np.ndarray | None] = []
+    for i, (value, name, feature) in enumerate(zip(gradients, engine.names, engine.features, strict=True)):
+        shape = None if outputs is None else (*outputs[i].shape, feature.table.dim)
+        part = None if value is None else as_gradient(value, name, shape)
+        if part is not None and engine.check_numerics:
+            check_finite(part, name)
+        parts.append(part)
+    if outputs is None:
+        return {}, set()
+    return _stack(parts, engine, outputs)
+
+
+def check_finite(gradient: np.ndarray, name: str) -> None:
+    """Raises ValueError naming the first number that is infinite or NaN."""
+    finite = np.isfinite(gradient)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"apply_gradients: the gradient of feature {name!r} is {gradient[place]} at {place}; with check_numerics=True it "
+            "must be finite"
+        )
+
+
+def _stack(
+    parts: Sequence[np.ndarray | None], engine: Receiver, outputs: Sequence[Output]
+) -> tuple[dict[str, np.ndarray], set[str]]:
+    by_table: dict[str, np.ndarray] = {}
+    borrowed: set[str] = set()
+    members: dict[str, list[int]] = {spec.name: [] for spec in engine.tables.specs}
+    for i, output in enumerate(outputs):
+        members[output.table].append(i)
+    for spec in engine.tables.specs:
+        features = members[spec.name]
+        part = parts[features[0]]
+        if len(features) == 1 and part is not None:
+            by_table[spec.name] = np.ascontiguousarray(part).reshape(-1, spec.dim)
+            borrowed.add(spec.name)
+            continue
+        stacked = by_table[spec.name] = np.zeros((outputs[features[-1]].hi, spec.dim), np.float32)
+        for i in features:
+            part = parts[i]
+            if part is not None:
+                stacked[outputs[i].lo : outputs[i].hi] = part.reshape(-1, spec.dim)
+    return by_table, borrowed

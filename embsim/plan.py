@@ -1,0 +1,151 @@
+"""Batch -> LookupPlan: the sparse samples x rows matrix of gains G of one step and one table.
+
+    ids [[3, 7], [], [3]], mean        sample   0   0   2        G = | .5 at 3, .5 at 7 |
+    splits   0 2 2 3                   row      3   7   3            | empty            |
+                                       gain    .5  .5   1            | 1 at 3           |
+    unique   3 7                       slot_of  0   1   0
+    starts   0 2 3                     order    0   2   1        contributions of each unique row, in their order
+
+The samples of all features of a table stand one below the other, in config order: contributions to a row are then
+ordered by (feature, sample, position), which is the order in which gradients are summed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from ._numba import kernel
+from .batch import Batch
+from .combiner import gains
+
+
+@dataclass(frozen=True, eq=False)
+class SortedRows:
+    """The contributions of a plan, sorted by row, each row's in their order."""
+
+    unique: Int32[np.ndarray, " unique"]  # the touched rows, ascending
+    starts: Int64[np.ndarray, " unique_plus_1"]  # contributions of unique[u]: starts[u] .. starts[u + 1]
+    order: Int64[np.ndarray, " nnz"]  # position in the plan
+    sample: Int32[np.ndarray, " nnz"]
+    gain: Float32[np.ndarray, " nnz"]
+
+
+@dataclass(frozen=True, eq=False)
+class LookupPlan:
+    """G of one step and table: output row s is the sum of gain[j] * W[row[j]] over splits[s] <= j < splits[s + 1]."""
+
+    table: str
+    num_rows: int
+    splits: Int64[np.ndarray, " samples_plus_1"]
+    row: Int32[np.ndarray, " nnz"]
+    gain: Float32[np.ndarray, " nnz"]
+
+    @property
+    def samples(self) -> int:
+        return len(self.splits) - 1
+
+    @cached_property
+    def sample(self) -> Int32[np.ndarray, " nnz"]:
+        """The sample of each position."""
+        samples = np.arange(self.samples, dtype=np.int32)
+        if len(self.row) == self.samples and self.splits[-1] == self.samples and np.all(np.diff(self.splits) == 1):
+            return samples
+        return np.repeat(samples, np.diff(self.splits))
+
+    @cached_property
+    def by_row(self) -> SortedRows:
+        """Made once, at enqueue for a training batch; needed by the update, not by the lookup."""
+        return _sort(self.row, self.sample, self.gain)
+
+    @property
+    def unique(self) -> Int32[np.ndarray, " unique"]:
+        """The touched rows, ascending."""
+        return self.by_row.unique
+
+    @cached_property
+    def slot_of(self) -> Int32[np.ndarray, " nnz"]:
+        """The position of each row in `unique`."""
+        return np.searchsorted(self.unique, self.row).astype(np.int32)
+
+    def with_rows(self, rows: Int32[np.ndarray, " kept"]) -> "LookupPlan":
+        """The same plan on a table that holds only `rows` (ascending, all that the plan touches)."""
+        local = np.searchsorted(rows, self.row).astype(np.int32)
+        return LookupPlan(self.table, len(rows), self.splits, local, self.gain)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a feature's activations stand: rows lo .. hi of its table's, in this global shape (without dim)."""
+
+    table: str
+    lo: int
+    hi: int
+    shape: tuple[int, ...]
+
+
+def build_plans(
+    batch: Batch, tables: Sequence[tuple[str, int]], table_of_feature: Sequence[str]
+) -> tuple[dict[str, LookupPlan], tuple[Output, ...]]:
+    """One plan per (name, vocabulary_size) of `tables`, empty ones too, and the place of each feature's activations."""
+    members: dict[str, list[int]] = {name: [] for name, _ in tables}
+    for feature, table in enumerate(table_of_feature):
+        members[table].append(feature)
+    outputs: dict[int, Output] = {}
+    plans: dict[str, LookupPlan] = {}
+    for name, num_rows in tables:
+        low = 0
+        for feature in members[name]:
+            bags = batch.features[feature]
+            high = low + len(bags.splits) - 1
+            outputs[feature] = Output(name, low, high, bags.output_shape)
+            low = high
+        plans[name] = _stack(name, num_rows, batch, members[name])
+    return plans, tuple(outputs[feature] for feature in range(len(table_of_feature)))
+
+
+def _stack(name: str, num_rows: int, batch: Batch, members: Sequence[int]) -> LookupPlan:
+    parts = [batch.features[feature] for feature in members]
+    gain = [gains(part.weights, part.splits, part.combiner) for part in parts]
+    if len(parts) == 1:
+        return LookupPlan(name, num_rows, parts[0].splits, parts[0].ids, gain[0])
+    splits, offset = [np.zeros(1, np.int64)], 0
+    for part in parts:
+        splits.append(part.splits[1:] + offset)
+        offset += len(part.ids)
+    row = np.concatenate([part.ids for part in parts]) if parts else np.zeros(0, np.int32)
+    stacked_gain = np.concatenate(gain) if gain else np.zeros(0, np.float32)
+    return LookupPlan(name, num_rows, np.concatenate(splits), row, stacked_gain)
+
+
+def _sort(row: np.ndarray, sample: np.ndarray, gain: np.ndarray) -> SortedRows:
+    """Sort (row, position) packed in one integer: equal rows keep their order, and no argsort is needed."""
+    nnz = len(row)
+    keys = row.astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(nnz, dtype=np.uint64)
+    keys.sort()
+    unique, starts = np.empty(nnz, np.int32), np.empty(nnz + 1, np.int64)
+    order, sorted_sample, sorted_gain = np.empty(nnz, np.int64), np.empty(nnz, np.int32), np.empty(nnz, np.float32)
+    count = _group(keys, sample, gain, unique, starts, order, sorted_sample, sorted_gain)
+    return SortedRows(unique[:count], starts[: count + 1], order, sorted_sample, sorted_gain)
+
+
+@kernel
+def _group(keys, sample, gain, unique, starts, order, sorted_sample, sorted_gain):
+    count = 0
+    for i in range(len(keys)):
+        key = keys[i]
+        row = np.int32(key >> np.uint64(32))
+        position = np.int64(key & np.uint64(0xFFFFFFFF))
+        if count == 0 or unique[count - 1] != row:
+            unique[count] = row
+            starts[count] = i
+            count += 1
+        order[i] = position
+        sorted_sample[i] = sample[position]
+        sorted_gain[i] = gain[position]
+    starts[count] = len(keys)
+    return count

@@ -1,0 +1,107 @@
+"""The tables of an engine under versions: what is applied, what is pending, and looks that change nothing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend
+from .optimizers import coefficients, learning_rate_at
+from .pending import Patch, PendingUpdate, drained_lookup, drained_rows, drained_state
+from .plan import LookupPlan
+from .state import State, initial_state
+from .tables import Tables
+
+Found = Mapping[str, Any]
+
+
+class Store:
+    """A backend's state at `version`, and submitted updates that wait to be made visible, oldest first.
+
+    The tables are made from their initial values when they are first needed. Not thread-safe: the engine locks.
+    """
+
+    def __init__(self, tables: Tables, backend: Backend, seed: int) -> None:
+        self.tables = tables
+        self.backend = backend
+        self.specs = {spec.name: spec for spec in tables.specs}
+        self.version = 0
+        self.pending: list[PendingUpdate] = []
+        self._seed = seed
+        self._made: Any = None
+        self._patches: Mapping[str, Patch] | None = None
+
+    @property
+    def state(self) -> Any:
+        """The backend's tables and slots at `version`."""
+        if self._made is None:
+            initial = initial_state(self.tables.specs, self.tables.configs, self._seed)
+            self._made = self.backend.put_state(initial)
+        return self._made
+
+    def submit(self, update: PendingUpdate) -> None:
+        self.pending.append(update)
+        self._patches = None
+
+    def apply(self, version: int) -> None:
+        """Bring the tables to `version`, update by update; those of later steps stay pending."""
+        while self.pending and self.pending[0].step < version:
+            update = self.pending[0]
+            self._made = self.backend.update(
+                self.state, update.device_plan, update.gradients, update.coefficients
+            )
+            del self.pending[0]
+            self._patches = None
+            self.version = update.step + 1
+
+    def lookup(self, device_plan: Any) -> Found:
+        """Activations by table, at `version`."""
+        return self.backend.lookup(self.state, device_plan)
+
+    def look(self, plans: Mapping[str, LookupPlan], device_plan: Any) -> Found:
+        """Activations by table with every submitted update in them. Changes nothing."""
+        if not self.pending:
+            return self.lookup(device_plan)
+        return drained_lookup(self.backend, self.state, self.specs, plans, self.patches)
+
+    def read(self) -> State:
+        """All tables and slots with every submitted update in them, read-only. Changes nothing."""
+        version = self.pending[-1].step + 1 if self.pending else self.version
+        return drained_state(self.backend.get_state(self.state), self.patches, version)
+
+    @property
+    def patches(self) -> Mapping[str, Patch]:
+        """The rows that pending updates touch, as if drained; computed once for each set of pending updates."""
+        if self._patches is None:
+            self._patches = drained_rows(self.backend, self.state, self.specs, self.pending)
+        return self._patches
+
+    def replace_with(self, state: State, pending: list[PendingUpdate]) -> None:
+        """Take over the tables, slots and pending updates of a checkpoint."""
+        made = self.backend.put_state(state)
+        own = [replace(update, device_plan=self.backend.put_plan(update.plans)) for update in pending]
+        self._made, self.version, self.pending, self._patches = made, state.version, own, None
+
+    def forget_pending(self, kept: list[PendingUpdate]) -> None:
+        """Go back to the pending updates `kept`; those that were applied meanwhile stay applied."""
+        self.pending = [update for update in kept if update.step >= self.version]
+        self._patches = None
+
+    def release(self) -> None:
+        """Let the memory go."""
+        self._made, self.pending, self._patches = None, [], None
+
+    def coefficients(self, step: int) -> dict[str, dict[str, np.float32]]:
+        """Of training step `step`, by table. Every distinct learning-rate callable is asked once."""
+        rates: dict[int, float] = {}
+        made: dict[int, dict[str, np.float32]] = {}
+        for spec in self.tables.specs:
+            optimizer = spec.optimizer
+            assert optimizer is not None, "only engines that train submit updates"
+            source: float | Callable[..., float] = optimizer.learning_rate
+            if id(source) not in rates:
+                rates[id(source)] = learning_rate_at(source, step)
+            if id(optimizer) not in made:
+                made[id(optimizer)] = coefficients(optimizer, rates[id(source)])
+        return {spec.name: made[id(spec.optimizer)] for spec in self.tables.specs}

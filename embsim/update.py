@@ -1,0 +1,61 @@
+"""The optimizer's rule on the rows of a plan: the only place where a table changes."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from ._codegen import update_kernel
+from ._threads import Task, parallel, ranges
+from .optimizers import Optimizer, updates_every_row
+from .plan import LookupPlan
+
+CHUNK = 2**15  # floats of the table that a task updates
+
+
+def update(
+    table: Float32[np.ndarray, "rows dim"],
+    slots: Mapping[str, np.ndarray],
+    plan: LookupPlan,
+    gradients: Float32[np.ndarray, "samples dim"],
+    optimizer: Optimizer,
+    coefficients: Mapping[str, np.float32],
+) -> None:
+    """rule(w, G.T @ gradients, slots; coefficients) on each touched row, in place; all other rows stay as they are.
+
+    Per row: sum its contributions in order, clip the sum, decay w, apply the rule, clip w. With
+    use_gradient_accumulation=False each contribution is an update of its own, in the same order. A non-lazy optimizer
+    updates every row, with gradient 0 where nothing was looked up.
+
+    `slots` by name, [rows, dim] or [rows, 1]; `coefficients` as `optimizers.coefficients` made them, in that
+    order.
+    """
+    tasks = update_tasks(table, list(slots.values()), plan, gradients, optimizer, coefficients)
+    parallel(tasks, work(table, plan, optimizer))
+
+
+def update_tasks(
+    table: np.ndarray,
+    slots: Sequence[np.ndarray],
+    plan: LookupPlan,
+    gradients: np.ndarray,
+    optimizer: Optimizer,
+    coefficients: Mapping[str, np.float32],
+) -> list[Task]:
+    """The update as independent pieces, so that a step's tables share one round of threads."""
+    kernel = update_kernel(optimizer)
+    c = np.array(list(coefficients.values()), np.float32)
+    rows = plan.by_row
+    count = len(table) if updates_every_row(optimizer) else len(rows.unique)
+    return [
+        lambda lo=lo, hi=hi: kernel(
+            lo, hi, rows.unique, rows.starts, rows.sample, rows.gain, gradients, table, tuple(slots), c
+        )
+        for lo, hi in ranges(count, max(1, CHUNK // table.shape[1]))
+    ]
+
+
+def work(table: np.ndarray, plan: LookupPlan, optimizer: Optimizer) -> int:
+    """Floats that an update goes through, about."""
+    rows = len(table) if updates_every_row(optimizer) else len(plan.by_row.unique)
+    return (len(plan.row) + rows) * table.shape[1]

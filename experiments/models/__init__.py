@@ -1,0 +1,1 @@
+"""Dense models of the studies, in JAX."""

@@ -1,0 +1,105 @@
+"""What configuration, tests and documents name is there."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+MODULES = [path.relative_to(ROOT) for path in sorted(ROOT.glob("embsim/**/*.py"))]
+
+# Modules without a test file of their own, each with the tests that hold it.
+TESTED_ELSEWHERE = {
+    "embsim/__init__.py": "only re-exports",
+    "embsim/optimizers/__init__.py": "only re-exports",
+    "embsim/errors.py": "names; every message is tested where it is raised",
+}
+
+
+def test_paths_in_pyproject_exist() -> None:
+    project, tool = PROJECT["project"], PROJECT["tool"]
+    paths = [
+        project["readme"],
+        *project["license-files"],
+        *tool["hatch"]["build"]["targets"]["wheel"]["packages"],
+        *tool["hatch"]["build"]["targets"]["sdist"]["exclude"],
+        *tool["pytest"]["ini_options"]["testpaths"],
+        *tool["pyright"]["include"],
+        *tool["ruff"]["lint"]["per-file-ignores"],
+    ]
+    assert [path for path in paths if not any(ROOT.glob(path))] == []
+
+
+def test_entry_points_exist() -> None:
+    groups = [PROJECT["project"].get("scripts", {}), *PROJECT["project"]["entry-points"].values()]
+    for group in groups:
+        for target in group.values():
+            module, _, attribute = target.partition(":")
+            assert hasattr(importlib.import_module(module), attribute), target
+
+
+def test_modules_in_contracts_exist() -> None:
+    inside = set(PROJECT["tool"]["importlinter"]["root_packages"])
+    names = {
+        name
+        for name in _strings(PROJECT["tool"]["importlinter"]["contracts"])
+        if re.fullmatch(r"[\w.]+", name) and name.partition(".")[0] in inside
+    }
+    assert [name for name in sorted(names) if importlib.util.find_spec(name) is None] == []
+
+
+def test_files_and_modules_in_makefile_exist() -> None:
+    text = (ROOT / "Makefile").read_text()
+    modules = [m for m in re.findall(r"python -m ([\w.]+)", text) if m.startswith("experiments")]
+    assert modules
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+    paths = re.findall(r"\b(?:embsim|experiments|tests)/[\w/.]+", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_module_has_a_test_file(module: Path) -> None:
+    if module.as_posix() not in TESTED_ELSEWHERE:
+        name = module.name.removeprefix("_")
+        assert (ROOT / "tests" / module.parent / f"test_{name}").exists()
+
+
+def test_modules_tested_elsewhere_exist() -> None:
+    assert [path for path in TESTED_ELSEWHERE if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_resolve(document: Path) -> None:
+    text = _without_code(document.read_text())
+    broken = []
+    for link in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue  # another site
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def _anchors(document: Path) -> set[str]:
+    """The names that GitHub gives to headings."""
+    headings = re.findall(r"^#+ +(.+?) *$", _without_code(document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for item in inner for text in _strings(item)]
