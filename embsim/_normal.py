@@ -1,7 +1,8 @@
 """The normal distribution's inverse CDF with the same bits on every machine.
 
-Wichura, Algorithm AS241 (1988), as in the standard library's statistics.NormalDist, but for whole arrays, and with a
-logarithm of its own: np.log differs between instruction sets, + - * / and sqrt do not.
+Wichura, Algorithm AS241 (1988), as in the standard library's statistics.NormalDist, but for whole
+arrays, and with a logarithm of its own: np.log differs between instruction sets, + - * / and sqrt
+do not.
 """
 
 import numpy as np
@@ -50,7 +51,8 @@ def centred_quantile(q: Float64[np.ndarray, " n"]) -> None:
 
 
 def log(x: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """ln x of positive, normal numbers: x = m * 2**e with m near 1, ln m = 2 atanh((m - 1) / (m + 1)) as a series."""
+    """ln x of positive, normal numbers: x = m * 2**e with m near 1, ln m = 2 atanh((m - 1) / (m +
+    1)) as a series."""
     m, e = np.frexp(x)
     below = m < SQRT_HALF
     m[below] *= 2.0

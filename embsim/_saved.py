@@ -1,8 +1,11 @@
-"""An engine's tables, slots, counts and pending updates <-> named arrays and JSON: what a checkpoint of it holds.
+"""An engine's tables, slots, counts and pending updates <-> named arrays and JSON: what a
+checkpoint of it holds.
 
     weights/<t>  slots/<t>/<name>                   logical rows at `version`
-    patches/<t>/rows, .../weights, .../slots/<n>    the rows that pending updates touch, as if drained: a reader without
-                                                    optimizer writes them over the table and has all of it
+    patches/<t>/rows, .../weights, .../slots/<n>    the rows that pending updates touch, as if
+    drained: a reader without
+                                                    optimizer writes them over the table and has all
+                                                    of it
     pending/<i>/<t>/splits row gain gradients coefficients
 
 <t> is the table's position; its name is in the JSON, so any name will do.
@@ -54,14 +57,18 @@ def saved_state(
             patch = patches[name]
             arrays[f"patches/{i}/rows"] = patch.rows
             arrays[f"patches/{i}/weights"] = patch.values.weights
-            arrays |= {f"patches/{i}/slots/{slot}": array for slot, array in patch.values.slots.items()}
+            arrays |= {
+                f"patches/{i}/slots/{slot}": array for slot, array in patch.values.slots.items()
+            }
         for k, update in enumerate(pending):
             plan = update.plans[name]
             arrays[f"pending/{k}/{i}/splits"] = plan.splits
             arrays[f"pending/{k}/{i}/row"] = plan.row
             arrays[f"pending/{k}/{i}/gain"] = plan.gain
             arrays[f"pending/{k}/{i}/gradients"] = update.gradients[name]
-            arrays[f"pending/{k}/{i}/coefficients"] = np.array(list(update.coefficients[name].values()), np.float32)
+            arrays[f"pending/{k}/{i}/coefficients"] = np.array(
+                list(update.coefficients[name].values()), np.float32
+            )
     meta = {
         "kind": KIND,
         "tables": tables,
@@ -76,16 +83,20 @@ def saved_state(
 def load_state(
     arrays: Arrays, meta: Mapping[str, Any], specs: Mapping[str, TableSpec], schedule: Schedule
 ) -> tuple[State, Progress, list[PendingUpdate]]:
-    """The inverse, for an engine with the tables `specs`. Everything is checked; nothing of the engine is touched.
+    """The inverse, for an engine with the tables `specs`.
 
-    Under another schedule than the saved one the run goes on as after a drain. A reader without optimizers takes the
-    tables as if drained.
+    Everything is checked; nothing of the engine is touched.
+
+    Under another schedule than the saved one the run goes on as after a drain. A reader without
+    optimizers takes the tables as if drained.
 
     Raises:
       CheckpointError: another kind of object, a missing table or slot, another size.
     """
     if meta.get("kind") != KIND:
-        raise CheckpointError(f"restore: the checkpoint holds {meta.get('kind')!r} here; an embedding needs {KIND!r}")
+        raise CheckpointError(
+            f"restore: the checkpoint holds {meta.get('kind')!r} here; an embedding needs {KIND!r}"
+        )
     saved = {table["name"]: (i, table) for i, table in enumerate(meta["tables"])}
     _check_tables(saved, specs)
     reader = all(spec.optimizer is None for spec in specs.values())
@@ -105,7 +116,9 @@ def load_state(
         return State(specs, weights, slots, steps), Progress(steps, steps, steps), []
     if Schedule(**meta["schedule"]) != schedule:
         progress = Progress(progress.dequeued, progress.submitted, start=progress.dequeued)
-    pending = [_load_update(arrays, k, step, saved, specs) for k, step in enumerate(meta["pending_steps"])]
+    pending = [
+        _load_update(arrays, k, step, saved, specs) for k, step in enumerate(meta["pending_steps"])
+    ]
     return State(specs, weights, slots, meta["version"]), progress, pending
 
 
@@ -115,14 +128,22 @@ def _load_update(
     plans, gradients, coefficients = {}, {}, {}
     for name, spec in specs.items():
         i, table = saved[name]
-        part = {key: arrays[f"pending/{k}/{i}/{key}"] for key in ("splits", "row", "gain", "gradients", "coefficients")}
-        plans[name] = LookupPlan(name, spec.vocabulary_size, part["splits"], part["row"], part["gain"])
+        part = {
+            key: arrays[f"pending/{k}/{i}/{key}"]
+            for key in ("splits", "row", "gain", "gradients", "coefficients")
+        }
+        plans[name] = LookupPlan(
+            name, spec.vocabulary_size, part["splits"], part["row"], part["gain"]
+        )
         gradients[name] = part["gradients"]
         coefficients[name] = dict(zip(table["coefficients"], part["coefficients"], strict=True))
-        if spec.optimizer is not None and tuple(coefficients[name]) != coefficient_names(spec.optimizer):
+        if spec.optimizer is not None and tuple(coefficients[name]) != coefficient_names(
+            spec.optimizer
+        ):
             raise CheckpointError(
-                f"restore: the pending updates of table {name!r} have the coefficients {table['coefficients']}, the "
-                f"embedding's optimizer uses {list(coefficient_names(spec.optimizer))}; restore with the optimizer that was "
+                f"restore: the pending updates of table {name!r} have the coefficients "
+                f"{table['coefficients']}, the embedding's optimizer uses "
+                f"{list(coefficient_names(spec.optimizer))}; restore with the optimizer that was "
                 "saved, or save with drain=True"
             )
     return PendingUpdate(step, plans, None, gradients, coefficients)
@@ -132,30 +153,33 @@ def _check_tables(saved: Mapping[str, Any], specs: Mapping[str, TableSpec]) -> N
     trains = any(spec.optimizer is not None for spec in specs.values())
     if not set(specs) <= set(saved) or (trains and set(specs) != set(saved)):
         raise CheckpointError(
-            f"restore: the checkpoint holds the tables {sorted(saved)}, the embedding has {sorted(specs)}; they must be the "
-            "same (a reader without optimizer may have fewer)"
+            f"restore: the checkpoint holds the tables {sorted(saved)}, the embedding has "
+            f"{sorted(specs)}; they must be the same (a reader without optimizer may have fewer)"
         )
     for name, spec in specs.items():
         table = saved[name][1]
         found, required = (table["vocabulary_size"], table["dim"]), (spec.vocabulary_size, spec.dim)
         if found != required:
             raise CheckpointError(
-                f"restore: table {name!r} has (vocabulary_size, dim) {found} in the checkpoint and {required} in the "
-                "embedding; they must be equal"
+                f"restore: table {name!r} has (vocabulary_size, dim) {found} in the checkpoint "
+                f"and {required} in the embedding; they must be equal"
             )
         slots = {slot: spec.slot_shape(slot, 1)[1] for slot in spec.slot_names}
         if spec.optimizer is not None and table["slots"] != slots:
             raise CheckpointError(
                 f"restore: table {name!r} has the slot variables {table['slots']} (name: width) of "
-                f"{table['optimizer']} in the checkpoint, {type(spec.optimizer).__name__} needs {slots}; use the "
-                "optimizer of the checkpoint, or optimizer=None to read the tables alone"
+                f"{table['optimizer']} in the checkpoint, {type(spec.optimizer).__name__} needs "
+                f"{slots}; use the optimizer of the checkpoint, or optimizer=None to read the "
+                "tables alone"
             )
 
 
 def _array(arrays: Arrays, key: str, shape: tuple[int, ...]) -> np.ndarray:
     if key not in arrays or arrays[key].shape != shape:
         found = arrays[key].shape if key in arrays else "nothing"
-        raise CheckpointError(f"restore: the checkpoint holds {found} as {key!r}; it must be an array {shape}")
+        raise CheckpointError(
+            f"restore: the checkpoint holds {found} as {key!r}; it must be an array {shape}"
+        )
     own = aligned_empty(shape, np.float32)
     own[...] = arrays[key]
     return own

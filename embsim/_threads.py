@@ -1,6 +1,7 @@
 """One small pool of threads for kernels that release the GIL.
 
-Tasks are independent by construction, so results do not depend on how many threads run them, or in which order.
+Tasks are independent by construction, so results do not depend on how many threads run them, or in
+which order.
 """
 
 import os
@@ -16,7 +17,9 @@ WORTH_THREADS = 2**17  # floats: about 50 microseconds of work, what handing it 
 
 
 def num_threads() -> int:
-    """Threads that embsim's kernels use: set_num_threads, else EMBSIM_NUM_THREADS, else the cores of this process."""
+    """Threads that embsim's kernels use: set_num_threads, else EMBSIM_NUM_THREADS, else the cores
+    of this process.
+    """
     return _pool.size
 
 
@@ -28,9 +31,12 @@ def set_num_threads(count: int) -> None:
 
 
 def parallel(tasks: Sequence[Task], size: int = WORTH_THREADS) -> None:
-    """Run all tasks and wait; the calling thread works too. The first exception is raised after all have stopped.
+    """Run all tasks and wait; the calling thread works too.
 
-    `size` is the number of floats or ids that the tasks go through together: threads are not woken for a few.
+    The first exception is raised after all have stopped.
+
+    `size` is the number of floats or ids that the tasks go through together: threads are not woken
+    for a few.
     """
     if len(tasks) <= 1 or _pool.size == 1 or size < WORTH_THREADS:
         with np.errstate(all="ignore"):
@@ -74,7 +80,9 @@ class _Pool:
     def submit(self, task: Task) -> Any:
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(max(1, self.size - 1), thread_name_prefix="embsim")
+                self._executor = ThreadPoolExecutor(
+                    max(1, self.size - 1), thread_name_prefix="embsim"
+                )
             return self._executor.submit(task)
 
     def resize(self, size: int) -> None:

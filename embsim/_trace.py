@@ -45,8 +45,9 @@ class Value:
 
     def __bool__(self) -> bool:
         raise TypeError(
-            "optimizer rule: a number of the row decides a branch (`if`, `and`, `or`, `not`); a rule has no branches: "
-            "use ops.where, or decide by a hyperparameter outside the inner function"
+            "optimizer rule: a number of the row decides a branch (`if`, `and`, `or`, `not`); a "
+            "rule has no branches: use ops.where, or decide by a hyperparameter outside the inner "
+            "function"
         )
 
     def __radd__(self, other: Any) -> NoReturn:
@@ -58,7 +59,9 @@ class Value:
 
 @dataclass(eq=False)
 class Graph:
-    """The statements of a rule in the order in which it made them; also the `ops` that the rule is given."""
+    """The statements of a rule in the order in which it made them; also the `ops` that the rule is
+    given.
+    """
 
     values: list[Value] = field(default_factory=list)
 
@@ -78,8 +81,9 @@ class Graph:
         if isinstance(item, Value) and item.graph is self:
             return item
         raise TypeError(
-            f"optimizer rule: {item!r} is no float32 of this row; a rule uses w, g, its slots and c.<coefficient>, and "
-            "no literals: give the number in coefficients(), so that it is rounded once"
+            f"optimizer rule: {item!r} is no float32 of this row; a rule uses w, g, its slots and "
+            "c.<coefficient>, and no literals: give the number in coefficients(), so that it is "
+            "rounded once"
         )
 
     def sqrt(self, x: Any) -> Value:
@@ -101,11 +105,15 @@ class Graph:
     def mean(self, x: Any) -> Value:
         argument = self.value(x)
         if not argument.row:
-            raise TypeError("optimizer rule: ops.mean of a number that is already one for the whole row")
+            raise TypeError(
+                "optimizer rule: ops.mean of a number that is already one for the whole row"
+            )
         return self.make("{}", argument, is_mean=True)
 
     def statements(self, outputs: Iterable[Value]) -> list[str]:
-        """The body of one row: numbers of the row first (a mean is a loop of its own), without the outputs' last loop."""
+        """The body of one row: numbers of the row first (a mean is a loop of its own), without the
+        outputs' last loop.
+        """
         lines: list[str] = []
         for value in self._needed(outputs):
             if value.is_mean:
@@ -120,7 +128,11 @@ class Graph:
 
     def row_statements(self, outputs: Iterable[Value]) -> list[str]:
         """What the loop over a row's numbers computes for `outputs`, at position d."""
-        return [f"{value.name} = {value.text}" for value in self._needed(outputs, rows_only=True) if value.text]
+        return [
+            f"{value.name} = {value.text}"
+            for value in self._needed(outputs, rows_only=True)
+            if value.text
+        ]
 
     def _needed(self, outputs: Iterable[Value], *, rows_only: bool = False) -> Iterator[Value]:
         wanted: set[int] = set()

@@ -1,6 +1,9 @@
-"""What a backend is: six functions with the meaning of reference.py. Found by name through entry points.
+"""What a backend is: six functions with the meaning of reference.py.
 
-Queues, staleness and legality are not a backend's business: they exist once, in engine.py and schedule.py.
+Found by name through entry points.
+
+Queues, staleness and legality are not a backend's business: they exist once, in engine.py and
+schedule.py.
 """
 
 from collections.abc import Mapping
@@ -20,16 +23,17 @@ GROUP = "embsim.backends"
 class Backend(Protocol):
     """Where tables live and arithmetic happens.
 
-    put_state   takes the arrays over: the caller does not use them again. Refuses (BackendError) what it cannot train.
-    get_state   the tables and slots as host arrays; they may be views, valid until the next update.
-    read_rows   rows of one table and its slots, copied.
-    put_plan    the plans of one step, by table name. Refuses (CapacityError) what does not fit its buffers.
-    lookup      activations by table name, [samples, dim] float32: G @ Q(W) of every plan.
-    update      the rule on the rows of the plans, given d loss / d activations [samples, dim] and the step's coefficients
+    put_state   takes the arrays over: the caller does not use them again. Refuses (BackendError)
+    what it cannot train. get_state   the tables and slots as host arrays; they may be views, valid
+    until the next update. read_rows   rows of one table and its slots, copied.
+    put_plan    the plans of one step, by table name. Refuses (CapacityError) what does not fit its
+    buffers. lookup      activations by table name, [samples, dim] float32: G @ Q(W) of every plan.
+    update      the rule on the rows of the plans, given d loss / d activations [samples, dim] and
+    the step's coefficients
                 by table name. Returns the next state; may reuse the one it was given.
 
-    `lookup` must not depend on a later `update`, also where the device works asynchronously: what it returns is the
-    state that it was given.
+    `lookup` must not depend on a later `update`, also where the device works asynchronously: what
+    it returns is the state that it was given.
     """
 
     def put_state(self, state: State, /) -> Any: ...
@@ -62,7 +66,10 @@ def get_backend(backend: "str | Backend") -> Backend:
     if isinstance(backend, str):
         return _load(backend)
     if isinstance(backend, type) or not isinstance(backend, Backend):
-        raise TypeError(f"backend is {backend!r}; it must be a name or an instance with the six functions of embsim.Backend")
+        raise TypeError(
+            f"backend is {backend!r}; it must be a name or an instance with the six functions of "
+            "embsim.Backend"
+        )
     return backend
 
 
@@ -74,7 +81,9 @@ def _load(name: str) -> Backend:
         return ReferenceBackend()
     if name not in found:
         hint = '; backend "jax" needs the package embsim_tpu' if name == "jax" else ""
-        raise BackendError(f"backend {name!r} is not installed; installed are {sorted(found)}{hint}")
+        raise BackendError(
+            f"backend {name!r} is not installed; installed are {sorted(found)}{hint}"
+        )
     try:
         made = found[name].load()()
     except ImportError as error:
@@ -84,5 +93,8 @@ def _load(name: str) -> Backend:
             f'pip install "embsim[{name}]"'
         ) from error
     if not isinstance(made, Backend):
-        raise BackendError(f"backend {name!r} ({found[name].value}) lacks some of the six functions of embsim.Backend")
+        raise BackendError(
+            f"backend {name!r} ({found[name].value}) lacks some of the six functions of "
+            "embsim.Backend"
+        )
     return made

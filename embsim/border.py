@@ -1,6 +1,6 @@
 """Between the caller's structures, global or per replica, and the engine's flat global batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,64 @@ from .datasets import PerReplica
 from .engine import Engine
 from .gradients import as_gradient
 from .nest import flatten_up_to
+from .strategy import TPUStrategy, get_replica_context, refuse_tracing
 
 Leaves = list[Any]
 
 
-class Border:
-    """Knows the structure of the features, the number of replicas and, once built, every feature's shape per replica."""
+def in_run(strategy: TPUStrategy | None, call: str) -> bool:
+    """Whether this thread is a replica of `strategy`. Raises RuntimeError in the run of another."""
+    context = get_replica_context()
+    if context is None:
+        return False
+    if context.strategy is not strategy:
+        raise RuntimeError(
+            f"{call}: called in the run of another strategy than the one it was created under"
+        )
+    return True
 
-    def __init__(self, feature_config: Any, engine: Engine, num_replicas: int, batch_size: int | None) -> None:
+
+def meet(call: str, value: Any, combine: Callable[[list[Any]], list[Any]]) -> Any:
+    """All replicas make this call; `combine` makes their results of their values, in order."""
+    context = get_replica_context()
+    assert context is not None, "only replicas meet"
+    return context.collective(f"TPUEmbedding.{call}", value, combine)
+
+
+def refuse_in_run(call: str) -> None:
+    """Raises RuntimeError inside strategy.run and under JAX tracing."""
+    refuse_tracing(call)
+    if get_replica_context() is not None:
+        raise RuntimeError(
+            f"{call}: called inside strategy.run; call it between runs, for all replicas at once"
+        )
+
+
+class Border:
+    """Knows the structure of the features, the number of replicas and, once built, every feature's
+    shape per replica.
+    """
+
+    def __init__(
+        self, feature_config: Any, engine: Engine, num_replicas: int, batch_size: int | None
+    ) -> None:
         self._nest = feature_config
         self._engine = engine
         self._replicas = num_replicas
         self._shapes = shapes.resolve(engine.features, engine.names, None, batch_size)
         self._parts: dict[int, Batch] = {}
+        self._before_run: tuple[list[tuple[int, ...] | None], dict[int, Batch]] | None = None
+
+    def begin_run(self) -> None:
+        self._before_run = (self._shapes, self._parts)
+
+    def commit_run(self) -> None:
+        self._before_run = None
+
+    def rollback_run(self) -> None:
+        """Undo the run: a batch size that it fixed is open again."""
+        assert self._before_run is not None
+        (self._shapes, self._parts), self._before_run = self._before_run, None
 
     @property
     def is_built(self) -> bool:
@@ -35,12 +80,14 @@ class Border:
         flat = per_replica_input_shapes
         if flat is not None and not isinstance(flat, int | np.integer):
             flat = flatten_up_to(self._nest, flat, "per_replica_input_shapes")
-        found = shapes.resolve(self._engine.features, self._engine.names, flat, per_replica_batch_size)
+        found = shapes.resolve(
+            self._engine.features, self._engine.names, flat, per_replica_batch_size
+        )
         known = [new if old is None else old for new, old in zip(found, self._shapes, strict=True)]
         if any(shape is None for shape in known):
             raise ValueError(
-                "build: no batch size is known; under a TPUStrategy pass per_replica_input_shapes or "
-                "per_replica_batch_size, or let the first enqueue decide"
+                "build: no batch size is known; under a TPUStrategy pass per_replica_input_shapes "
+                "or per_replica_batch_size, or let the first enqueue decide"
             )
         self._shapes = known
 
@@ -66,7 +113,11 @@ class Border:
         parts = []
         for replica in range(self._replicas):
             mine = [self._of_replica(leaf, replica, "features") for leaf in ids]
-            gains = None if weights is None else [self._of_replica(w, replica, "weights") for w in weights]
+            gains = (
+                None
+                if weights is None
+                else [self._of_replica(w, replica, "weights") for w in weights]
+            )
             parts.append(self.replica_batch(mine, gains))
         return concatenate(parts)
 
@@ -74,19 +125,36 @@ class Border:
         """One replica's part of a batch."""
         return self._batch(ids, weights, 1)
 
-    def with_part(self, device: str, ids: Leaves, weights: Leaves | None) -> Batch | None:
-        """Keep the part of the replica that `device` names; the whole batch once every replica has given its own."""
+    def whole_batch(self, ids: Leaves, weights: Leaves | None, device: str | None) -> Batch | None:
+        """The global batch; with a `device`, None until every replica has given its part."""
+        if device is None:
+            return self.global_batch(ids, weights)
+        return self._with_part(device, ids, weights)
+
+    def joined_batch(self, parts: Sequence[tuple[Batch, bool]]) -> tuple[Batch, bool]:
+        """The global batch of the replicas' own, and whether it trains."""
+        kinds = [training for _, training in parts]
+        if len(set(kinds)) > 1:
+            raise ValueError(f"enqueue: training is {kinds} by replica; it must be the same")
+        return concatenate([part for part, _ in parts]), kinds[0]
+
+    def _with_part(self, device: str, ids: Leaves, weights: Leaves | None) -> Batch | None:
         kind, _, number = str(device).rpartition(":")
-        if not kind.upper().endswith("TPU") or not number.isdecimal() or int(number) >= self._replicas:
+        if (
+            not kind.upper().endswith("TPU")
+            or not number.isdecimal()
+            or int(number) >= self._replicas
+        ):
             raise ValueError(
-                f"enqueue: device is {device!r}; it must name one of the {self._replicas} replicas, 'TPU:0' to "
-                f"'TPU:{self._replicas - 1}'"
+                f"enqueue: device is {device!r}; it must name one of the {self._replicas} "
+                f"replicas, 'TPU:0' to 'TPU:{self._replicas - 1}'"
             )
         replica = int(number)
         if replica in self._parts:
             missing = sorted(set(range(self._replicas)) - set(self._parts))
             raise ValueError(
-                f"enqueue: {device!r} already has its part of this batch; the parts of replicas {missing} are missing"
+                f"enqueue: {device!r} already has its part of this batch; the parts of replicas "
+                f"{missing} are missing"
             )
         parts = {**self._parts, replica: self.replica_batch(ids, weights)}
         if len(parts) < self._replicas:
@@ -104,7 +172,10 @@ class Border:
         if not any(isinstance(leaf, PerReplica) for leaf in leaves):
             return leaves
         replicas = range(self._replicas)
-        mine = [[None if x is None else self._of_replica(x, r, "gradients") for x in leaves] for r in replicas]
+        mine = [
+            [None if x is None else self._of_replica(x, r, "gradients") for x in leaves]
+            for r in replicas
+        ]
         return self.joined_gradients([self.replica_gradients(part) for part in mine])
 
     def replica_gradients(self, leaves: Leaves) -> list[np.ndarray | None]:
@@ -119,7 +190,9 @@ class Border:
         return checked
 
     def joined_gradients(self, parts: Sequence[Sequence[np.ndarray | None]]) -> Leaves:
-        """The global gradients of per-replica ones, in replica order; None where no replica has one."""
+        """The global gradients of per-replica ones, in replica order; None where no replica has
+        one.
+        """
         joined: Leaves = []
         for feature in zip(*parts, strict=True):
             given = [part for part in feature if part is not None]
@@ -133,7 +206,13 @@ class Border:
     def _batch(self, ids: Leaves, weights: Leaves | None, replicas: int) -> Batch:
         engine = self._engine
         return make_batch(
-            ids, weights, engine.features, engine.names, self._shapes, replicas, engine.check_numerics
+            ids,
+            weights,
+            engine.features,
+            engine.names,
+            self._shapes,
+            replicas,
+            engine.check_numerics,
         )
 
     def _of_replica(self, leaf: Any, replica: int, what: str) -> Any:
@@ -141,7 +220,7 @@ class Border:
             return None
         if not isinstance(leaf, PerReplica) or len(leaf.values) != self._replicas:
             raise ValueError(
-                f"{what}: {type(leaf).__name__} stands beside per-replica values; every leaf must be a PerReplica of "
-                f"{self._replicas} values"
+                f"{what}: {type(leaf).__name__} stands beside per-replica values; every leaf must "
+                f"be a PerReplica of {self._replicas} values"
             )
         return leaf.values[replica]

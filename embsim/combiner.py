@@ -13,10 +13,11 @@ def gains(
     splits: Int64[np.ndarray, " samples_plus_1"],
     combiner: str | None,
 ) -> Float32[np.ndarray, " nnz"]:
-    """sum: w;  mean: w / sum(w);  sqrtn: w / sqrt(sum(w * w)), sums in position order; 0 where the denominator is 0.
+    """sum: w;  mean: w / sum(w);  sqrtn: w / sqrt(sum(w * w)), sums in position order; 0 where the
+    denominator is 0.
 
-    `weights` None means 1 everywhere; `combiner` None means no combining: every gain is 1. Duplicates in a bag are
-    counted as often as they occur.
+    `weights` None means 1 everywhere; `combiner` None means no combining: every gain is 1.
+    Duplicates in a bag are counted as often as they occur.
 
     >>> splits = np.array([0, 2, 2, 5])
     >>> gains(None, splits, "mean")
@@ -47,10 +48,7 @@ def _weighted(splits, weights, squared, out):
     for sample in range(len(splits) - 1):
         total = zero
         for j in range(splits[sample], splits[sample + 1]):
-            if squared:
-                total = total + weights[j] * weights[j]
-            else:
-                total = total + weights[j]
+            total = total + (weights[j] * weights[j] if squared else weights[j])
         if squared:
             total = np.sqrt(total)
         for j in range(splits[sample], splits[sample + 1]):

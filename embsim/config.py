@@ -1,7 +1,7 @@
 """Tables and features: what is looked up where. Frozen, validated, never mutated.
 
-Names and arguments are those of `tf.tpu.experimental.embedding`. Two equal configurations are two tables: identity
-decides, as in TensorFlow.
+Names and arguments are those of `tf.tpu.experimental.embedding`. Two equal configurations are two
+tables: identity decides, as in TensorFlow.
 """
 
 import math
@@ -18,8 +18,8 @@ MAX_ROWS = 2**31 - 1
 class QuantizationConfig:
     """Simulated quantization of looked-up rows to `num_buckets` levels on [lower, upper].
 
-    Applied to every row before the combiner, forward only: the gradient passes straight through, the table stays
-    float32. Ties round up.
+    Applied to every row before the combiner, forward only: the gradient passes straight through,
+    the table stays float32. Ties round up.
 
     Raises:
       ValueError: fewer than 2 buckets, or not lower < upper.
@@ -47,11 +47,13 @@ class TableConfig:
     Args:
       vocabulary_size: number of rows, 1 to 2^31 - 1; legal ids are 0 .. vocabulary_size - 1.
       dim: numbers in a row, at least 1.
-      initializer: called once with (shape, dtype), positionally, and must return an array [vocabulary_size, dim];
-        None is a truncated normal, mean 0, stddev 1/sqrt(dim), the same whatever the replicas, shards or backend.
+      initializer: called once with (shape, dtype), positionally, and must return an array
+        [vocabulary_size, dim]; None is a truncated normal, mean 0, stddev 1/sqrt(dim), the same
+        whatever the replicas, shards or backend.
       optimizer: the table's own optimizer; None takes the embedding's.
       combiner: how the rows of a bag become one: 'mean', 'sum' or 'sqrtn'.
-      name: None becomes 'table_<position>' in the embedding that uses the table; the config itself stays as it is.
+      name: None becomes 'table_<position>' in the embedding that uses the table; the config itself
+        stays as it is.
       quantization_config: simulated quantization of looked-up rows.
 
     Raises:
@@ -68,7 +70,9 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         where = f"TableConfig {self.name!r}" if self.name else "TableConfig"
-        rows = _integer(f"{where}: vocabulary_size", self.vocabulary_size, minimum=1, maximum=MAX_ROWS)
+        rows = _integer(
+            f"{where}: vocabulary_size", self.vocabulary_size, minimum=1, maximum=MAX_ROWS
+        )
         object.__setattr__(self, "vocabulary_size", rows)
         object.__setattr__(self, "dim", _integer(f"{where}: dim", self.dim, minimum=1))
         if self.initializer is not None and not callable(self.initializer):
@@ -77,7 +81,9 @@ class TableConfig:
                 "that takes (shape, dtype)"
             )
         if self.combiner not in COMBINERS:
-            raise ValueError(f"{where}: combiner is {self.combiner!r}; it must be one of {COMBINERS}")
+            raise ValueError(
+                f"{where}: combiner is {self.combiner!r}; it must be one of {COMBINERS}"
+            )
         if self.name is not None and not isinstance(self.name, str):
             raise ValueError(f"{where}: name is {self.name!r}; it must be a string or None")
         quantization = self.quantization_config
@@ -102,11 +108,11 @@ class FeatureConfig:
 
     Args:
       table: a TableConfig.
-      max_sequence_length: L > 0 makes a sequence feature: activations [batch, L, dim], one row a position, no
-        combining. Used only for inputs of rank 2 without output_shape.
+      max_sequence_length: L > 0 makes a sequence feature: activations [batch, L, dim], one row a
+        position, no combining. Used only for inputs of rank 2 without output_shape.
       validate_weights_and_indices: accepted for TensorFlow's sake; embsim always validates.
-      output_shape: per-replica shape of the activations without dim; an int n is (n,). None: taken from `build` or
-        from the first batch.
+      output_shape: per-replica shape of the activations without dim; an int n is (n,). None: taken
+        from `build` or from the first batch.
       name: shown in error messages.
 
     Raises:
@@ -148,7 +154,10 @@ def _integer(what: str, value: Any, *, minimum: int, maximum: int | None = None)
 
 def _shape(where: str, value: Any) -> tuple[int, ...]:
     axes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    shape = tuple(_integer(f"{where}: axis {i} of output_shape", axis, minimum=1) for i, axis in enumerate(axes))
+    shape = tuple(
+        _integer(f"{where}: axis {i} of output_shape", axis, minimum=1)
+        for i, axis in enumerate(axes)
+    )
     if not shape:
         raise ValueError(f"{where}: output_shape is (); it must have at least one axis, the batch")
     return shape

@@ -48,7 +48,8 @@ def as_feature(value: Any, what: str) -> tuple[Feature, RaggedTensor | None]:
         return _ragged(what, values, splits=splits), None
     if hasattr(value, "dense_shape") and hasattr(value, "indices"):
         indices, values = _tensor(value.indices, what), _tensor(value.values, what)
-        return _built(what, SparseTensor, indices, values, value.dense_shape), None
+        shape = tuple(np.asarray(value.dense_shape).tolist())
+        return _built(what, SparseTensor, indices, values, shape), None
     if isinstance(value, list | tuple):
         return _lists(value, what), None
     if getattr(value, "is_nested", False):
@@ -56,7 +57,7 @@ def as_feature(value: Any, what: str) -> tuple[Feature, RaggedTensor | None]:
     if getattr(value, "is_sparse", False) is True:
         # as they lie: coalesce() would add up ids at equal coordinates
         indices, values = _tensor(value._indices(), what), _tensor(value._values(), what)
-        return _built(what, SparseTensor, indices.T, values, value.shape), None
+        return _built(what, SparseTensor, indices.T, values, tuple(value.shape)), None
     if _methods(value, "values", "lengths", "weights_or_none"):
         return _jagged(value, what)
     if all(hasattr(value, name) for name in ("null_count", "type", "to_numpy")):

@@ -11,7 +11,7 @@ list of numbers or of such lists is data, hence a leaf. With one replica all lea
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -28,9 +28,6 @@ class PerReplica:
     values: tuple[Any, ...]
 
     __array_ufunc__ = None  # array + PerReplica is a TypeError, not a guess
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
 
     def __getitem__(self, replica: int) -> Any:
         return self.values[replica]
@@ -86,7 +83,7 @@ class InputContext:
 class DistributedDataset:
     """The elements of `source` as steps of all replicas; iterable as often as `source` is."""
 
-    source: Iterable[Any]
+    source: Any
     num_replicas: int
     take: Callable[[Iterator[Any], int], Any]
 
@@ -207,7 +204,7 @@ def _split(batch: Any, num_replicas: int, path: str) -> Any:
     size = rows // num_replicas
     if isinstance(batch, SparseTensor):
         return PerReplica(_sparse_parts(batch, size, num_replicas))
-    starts = range(0, max(rows, num_replicas), max(size, 1))
+    starts = [replica * size for replica in range(num_replicas)]
     return PerReplica(tuple(_rows(batch, start, start + size, where) for start in starts))
 
 

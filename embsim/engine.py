@@ -1,8 +1,10 @@
-"""enqueue -> dequeue -> apply_gradients over any backend: queues, versions and looks. Usable without a strategy.
+"""enqueue -> dequeue -> apply_gradients over any backend: queues, versions and looks.
+
+Usable without a strategy.
 
     queue      batches that were enqueued, planned and given to the backend, first in first out
     waiting    training steps that were dequeued and have no gradients yet, oldest first
-    pending    updates that were submitted and are not visible to lookups yet (schedule.py says when they are)
+    pending    updates that were submitted; schedule.py says when lookups see them
 
 A failed call changes nothing: everything that can fail comes before the first assignment.
 """
@@ -10,45 +12,32 @@ A failed call changes nothing: everything that can fail comes before the first a
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import schedule as law
+from ._queue import Activations, BatchQueue, by_feature, plan_batch
 from ._saved import load_state, saved_state
-from ._threads import parallel
 from .backend import Backend, get_backend
 from .batch import Batch, make_batch
 from .config import FeatureConfig
 from .errors import DeadlockError
 from .gradients import stack_gradients
 from .pending import PendingUpdate
-from .plan import LookupPlan, Output, build_plans
-from .schedule import Progress, Schedule, sequential
+from .plan import Output
+from .schedule import Progress, Schedule
 from .state import State
-from .store import Found, Store
+from .store import Store
 from .tables import check_engine_arguments, resolve_tables
-
-SORT = 8  # sorting an id costs about what going through so many floats does
-Activations = tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Enqueued:
-    """A planned batch. `activations` is set if it was dequeued before and given up with abandon()."""
-
-    plans: Mapping[str, LookupPlan]
-    device_plan: Any
-    outputs: tuple[Output, ...]
-    training: bool
-    activations: Activations | None = None
 
 
 class Engine:
-    """Tables under a schedule. Features, activations and gradients are flat, in the order of `features`.
+    """Tables under a schedule.
+
+    Features, activations and gradients are flat, in the order of `features`.
 
     Args:
       features: one FeatureConfig per feature; they may share tables.
@@ -79,21 +68,14 @@ class Engine:
         trains: bool = True,
     ) -> None:
         check_engine_arguments(features, seed, queue_capacity)
-        if schedule is not None and not isinstance(schedule, Schedule):
-            raise ValueError(
-                f"schedule is {schedule!r}; it must be one of embsim.sequential(), tpu_embedding_pipelined(), "
-                "sparsecore_loop(n), semi_sync(start_batch), stale(k), or a Schedule"
-            )
         self.features = tuple(features)
         self.names = tuple(names or (f.name or f"feature_{i}" for i, f in enumerate(features)))
-        self.schedule = schedule or sequential()
+        self.schedule = law.checked(schedule)
         self.tables = resolve_tables(features, optimizer, trains=trains)
         self.check_numerics = check_numerics
         self._store = Store(self.tables, get_backend(backend), seed)
-        self._capacity = queue_capacity
+        self._queue = BatchQueue(queue_capacity)
         self._progress = Progress()
-        self._queue: list[Enqueued] = []
-        self._waiting: list[Enqueued] = []
         self._outputs: tuple[Output, ...] | None = None  # of the newest batch
         self._before_run: tuple[Any, ...] | None = None
         self._closed = False
@@ -107,70 +89,76 @@ class Engine:
     def make_batch(self, features: Sequence[Any], weights: Sequence[Any] | None = None) -> Batch:
         """A validated batch of one replica, from any of the input forms, one per feature."""
         shapes = [None] * len(self.features)
-        return make_batch(features, weights, self.features, self.names, shapes, 1, self.check_numerics)
+        return make_batch(
+            features, weights, self.features, self.names, shapes, 1, self.check_numerics
+        )
 
-    def create_tables(self) -> None:
-        """Make tables and slots from their initial values now, instead of when they are first needed."""
-        self._open("build")
+    def create_tables(self, call: str = "build") -> None:
+        """Make tables and slots from their initial values now, not when they are first needed."""
+        self._open(call)
         with self._changed:
             self._store.state  # noqa: B018 (made when first asked for)
 
     def enqueue(
-        self, batch: Batch, training: bool = True, *, blocking: bool = False, timeout: float | None = None
+        self,
+        batch: Batch,
+        training: bool = True,
+        *,
+        blocking: bool = False,
+        timeout: float | None = None,
     ) -> None:
         """Plan `batch` and append it to the queue.
 
-        With `blocking` the call waits for room, at most `timeout` seconds: for a thread that loads data.
+        With `blocking` the call waits for room, at most `timeout` seconds: for a thread that loads
+        data.
 
         Raises:
           DeadlockError: the queue is full.
           CapacityError: the backend's buffers cannot hold the batch.
         """
-        self._open("enqueue")
-        names = [(spec.name, spec.vocabulary_size) for spec in self.tables.specs]
-        plans, outputs = build_plans(batch, names, self.tables.of_feature)
-        if training:
-            parallel([lambda plan=plan: plan.by_row for plan in plans.values()], SORT * sum(len(p.row) for p in plans.values()))
-        entry = Enqueued(plans, self._store.backend.put_plan(plans), outputs, training)
+        self.create_tables("enqueue")
+        entry = plan_batch(batch, self.tables, self._store.backend, training)
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while len(self._queue) >= self._capacity:
+            while self._queue.is_full:
                 left = None if deadline is None else deadline - time.monotonic()
                 if not blocking or (left is not None and left <= 0):
                     raise DeadlockError(
-                        f"enqueue of batch {len(self._queue) + 1}: the queue is full ({self._contents()}), and its "
-                        f"capacity is {self._capacity}; missing call: dequeue"
+                        f"enqueue: the queue of capacity {self._queue.capacity} is full "
+                        f"({self._contents()}); missing call: dequeue"
                     )
                 self._changed.wait(left)
                 self._open("enqueue")
-            self._queue.append(entry)
-            self._outputs = outputs
+            self._queue.queued.append(entry)
+            self._outputs = entry.outputs
 
     def dequeue(self) -> Activations:
-        """Activations of the oldest batch, one read-only float32 array [*output_shape, dim] per feature.
+        """Activations of the oldest batch: per feature, read-only float32 [*output_shape, dim].
 
         Raises:
-          DeadlockError: nothing is enqueued, or the lookup waits for gradients that were never given.
+          DeadlockError: nothing is enqueued, or earlier gradients were never given.
         """
         self._open("dequeue")
         with self._changed:
-            if not self._queue:
+            if not self._queue.queued:
                 raise DeadlockError(
                     f"dequeue: nothing is enqueued ({self._contents()}); missing call: enqueue"
                 )
-            entry = self._queue[0]
+            entry = self._queue.queued[0]
             if entry.training:
                 law.check_training_dequeue(self.schedule, self._progress, self._contents())
                 activations = entry.activations
                 if activations is None:
-                    self._store.apply(law.visible(self.schedule, self._progress))
-                    activations = _by_feature(entry.outputs, self._store.lookup(entry.device_plan))
-                self._waiting.append(replace(entry, activations=activations))
+                    version = law.visible(self.schedule, self._progress)
+                    found = self._store.lookup(entry.plans, entry.device_plan, version)
+                    activations = by_feature(entry.outputs, found)
+                self._queue.take(activations)
                 self._progress = replace(self._progress, dequeued=self._progress.dequeued + 1)
             else:
-                law.check_nothing_waits("dequeue of an inference step", self._progress, self._contents())
-                activations = _by_feature(entry.outputs, self._store.look(entry.plans, entry.device_plan))
-            del self._queue[0]
+                call = "dequeue of an inference step"
+                law.check_nothing_waits(call, self._progress, self._contents())
+                found = self._store.look(entry.plans, entry.device_plan)
+                activations = by_feature(entry.outputs, found)
             self._changed.notify_all()
             return activations
 
@@ -185,22 +173,21 @@ class Engine:
         """
         self._open("apply_gradients")
         with self._changed:
-            outputs = self._waiting[0].outputs if self._waiting else self._outputs
+            outputs = self._queue.waiting[0].outputs if self._queue.waiting else self._outputs
             by_table, borrowed = stack_gradients(gradients, self, outputs)
             law.check_gradients_expected(self._progress, self._contents())
-            entry, step = self._waiting[0], self._progress.submitted
+            entry, step = self._queue.waiting[0], self._progress.submitted
             rates = self._store.coefficients(step)
             update = PendingUpdate(step, entry.plans, entry.device_plan, by_table, rates)
             progress = replace(self._progress, submitted=step + 1)
             visible = law.visible(self.schedule, progress)
-            if self._before_run is not None or visible <= step:  # it outlives this call: own the memory
+            if self._before_run is not None or visible <= step:  # it outlives this call
                 owned = {name: g.copy() if name in borrowed else g for name, g in by_table.items()}
                 update = replace(update, gradients=owned)
-            del self._waiting[0]
+            del self._queue.waiting[0]
             self._store.submit(update)
             self._progress = progress
-            if self._before_run is None:
-                self._store.apply(visible)
+            self._store.apply(visible)
 
     def drain(self) -> None:
         """Make every submitted update visible to the lookups that follow: a pipeline bubble.
@@ -212,24 +199,23 @@ class Engine:
         with self._changed:
             law.check_nothing_waits("drain", self._progress, self._contents())
             self._progress = replace(self._progress, start=self._progress.dequeued)
-            self._queue = [replace(entry, activations=None) for entry in self._queue]
+            self._queue.forget_activations()
             self._store.apply(self._progress.submitted)
 
     def abandon(self) -> int:
-        """Give up the dequeued training steps that wait for gradients; they return to the queue's head.
+        """Give up the dequeued steps that wait for gradients; they return to the queue's head.
 
-        Dequeued again, they return the activations that they returned before (unless drain() came between). Returns
-        how many there were.
+        Dequeued again, they return the activations that they returned before (unless drain() came
+        between). Returns how many there were.
         """
         self._open("abandon")
         with self._changed:
-            count = len(self._waiting)
-            self._queue, self._waiting = self._waiting + self._queue, []
+            count = self._queue.give_up()
             self._progress = replace(self._progress, dequeued=self._progress.dequeued - count)
             return count
 
     def read(self, call: str = "table read") -> State:
-        """All tables and slots as if drained, read-only: views while nothing is pending, else copies. Changes nothing."""
+        """All tables and slots as if drained: read-only views, copies where updates are pending."""
         self._open(call)
         with self._changed:
             law.check_nothing_waits(call, self._progress, self._contents())
@@ -238,31 +224,26 @@ class Engine:
     def snapshot(self) -> State:
         """As `read`, in memory of its own: later training does not change it."""
         with self._changed:
-            state = self.read("snapshot")
-            weights = {name: _own(array) for name, array in state.weights.items()}
-            slots = {name: {s: _own(a) for s, a in each.items()} for name, each in state.slots.items()}
-            return replace(state, weights=weights, slots=slots)
+            return self.read("snapshot").copied()
 
     def prepare_save(self, drain: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Everything that a checkpoint holds: arrays by name, and what else must be known as JSON."""
+        """Everything that a checkpoint holds: arrays by name, and the rest as JSON."""
         self._open("save")
         with self._changed:
             law.check_nothing_waits("save", self._progress, self._contents())
             if drain:
                 self.drain()
             state = self._store.backend.get_state(self._store.state)
-            return saved_state(state, self.schedule, self._progress, self._store.pending, self._store.patches)
+            return saved_state(
+                state, self.schedule, self._progress, self._store.pending, self._store.patches
+            )
 
     def prepare_restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Any:
         """Check a checkpoint against this engine and return the function that takes it over."""
         self._open("restore")
         with self._changed:
             law.check_nothing_waits("restore", self._progress, self._contents())
-            if self._queue:
-                raise RuntimeError(
-                    f"restore: batches are enqueued ({self._contents()}), and they are of the run that restore replaces; "
-                    "dequeue them first, or make a new object"
-                )
+            self._queue.check_empty("restore", self._progress)
             state, progress, pending = load_state(arrays, meta, self._store.specs, self.schedule)
 
         def commit() -> None:
@@ -273,37 +254,37 @@ class Engine:
         return commit
 
     def close(self) -> None:
-        """End this engine; every later call is a RuntimeError. Warns if work is lost, unless an error is on its way."""
+        """End this engine; every later call is a RuntimeError.
+
+        Warns if work is lost, unless an error is on its way.
+        """
         with self._changed:
-            lost = len(self._queue) + len(self._waiting) + len(self._store.pending)
-            if lost and not self._closed and sys.exc_info()[0] is None:
-                warnings.warn(
-                    f"close: work is given up ({self._contents()}, {len(self._store.pending)} updates not applied yet); "
-                    "drain() or save() first, or abandon what is not wanted",
-                    stacklevel=3,
-                )
+            if not self._closed and sys.exc_info()[0] is None:
+                self._queue.warn_of_lost_work(self._progress, len(self._store.pending))
             self._closed = True
-            self._queue, self._waiting = [], []
+            self._queue.clear()
             self._store.release()
             self._changed.notify_all()
 
     def begin_run(self) -> None:
-        """Start of strategy.run: updates are held back until the end, so that an exception can undo them."""
+        """Start of strategy.run: the updates of the run are held back until its end."""
         with self._changed:
-            self._before_run = (self._progress, list(self._queue), list(self._waiting), list(self._store.pending))
+            self._before_run = (self._progress, self._queue.saved(), list(self._store.pending))
+            self._store.may_apply = self._progress.submitted
 
     def commit_run(self) -> None:
         with self._changed:
-            self._before_run = None
+            self._before_run, self._store.may_apply = None, None
             self._store.apply(law.visible(self.schedule, self._progress))
 
     def rollback_run(self) -> None:
-        """Undo the run. Updates of earlier steps that its lookup made visible stay applied: the next one reads them."""
+        """Undo the run. What earlier runs submitted and its lookup made visible stays applied."""
         with self._changed:
             assert self._before_run is not None
-            self._progress, self._queue, self._waiting, pending = self._before_run
+            self._progress, queue, pending = self._before_run
+            self._queue.restore(queue)
             self._store.forget_pending(pending)
-            self._before_run = None
+            self._before_run, self._store.may_apply = None, None
             self._changed.notify_all()
 
     def _open(self, call: str) -> None:
@@ -311,24 +292,4 @@ class Engine:
             raise RuntimeError(f"{call}: this embedding was closed; make a new one")
 
     def _contents(self) -> str:
-        kinds = ["training" if entry.training else "inference" for entry in self._queue]
-        return (
-            f"queue: {kinds}; dequeued {self._progress.dequeued} training steps, gradients given for "
-            f"{self._progress.submitted}"
-        )
-
-
-def _own(array: np.ndarray) -> np.ndarray:
-    copy = np.array(array)
-    copy.flags.writeable = False
-    return copy
-
-
-def _by_feature(outputs: Sequence[Output], found: Found) -> Activations:
-    arrays = {name: np.asarray(array) for name, array in found.items()}
-    parts: list[np.ndarray] = []
-    for output in outputs:
-        part = arrays[output.table][output.lo : output.hi].reshape(*output.shape, -1)
-        part.flags.writeable = False
-        parts.append(part)
-    return tuple(parts)
+        return self._queue.contents(self._progress)

@@ -1,7 +1,7 @@
 """Every error that embsim raises by a name of its own.
 
-All of them are also the built-in error that TensorFlow raises in the same place, so that code written for
-TPUEmbedding keeps its `except` clauses.
+All of them are also the built-in error that TensorFlow raises in the same place, so that code
+written for TPUEmbedding keeps its `except` clauses.
 """
 
 

@@ -26,21 +26,26 @@ def as_gradient(value: Any, name: str, shape: tuple[int, ...] | None = None) -> 
       ValueError: no array, or another shape than `shape` (not compared if None).
       TypeError: an array of integers or truth values.
     """
-    if not (isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__") or hasattr(value, "numpy")):
+    if not (
+        isinstance(value, np.ndarray | np.generic)
+        or hasattr(value, "__array__")
+        or hasattr(value, "numpy")
+    ):
         raise ValueError(
-            f"apply_gradients: the gradient of feature {name!r} is a {type(value).__name__}, not an array; it must be an "
-            "array of the activations' shape, or None for zeros"
+            f"apply_gradients: the gradient of feature {name!r} is a {type(value).__name__}, not "
+            "an array; it must be an array of the activations' shape, or None for zeros"
         )
     array = np.asarray(value) if hasattr(value, "__array__") else np.asarray(value.numpy())
     if shape is not None and array.shape != shape:
         raise ValueError(
-            f"apply_gradients: the gradient of feature {name!r} has shape {array.shape}; it must have the activations' "
-            f"shape {shape}"
+            f"apply_gradients: the gradient of feature {name!r} has shape {array.shape}; it must "
+            f"have the activations' shape {shape}"
         )
     if array.dtype != np.float32:
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise TypeError(
-                f"apply_gradients: the gradient of feature {name!r} has dtype {array.dtype}; it must be a float dtype"
+                f"apply_gradients: the gradient of feature {name!r} has dtype {array.dtype}; it "
+                "must be a float dtype"
             )
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
@@ -52,17 +57,22 @@ def stack_gradients(
 ) -> tuple[dict[str, np.ndarray], set[str]]:
     """({table: [samples, dim]}, the tables whose array is still the caller's memory).
 
-    A feature without gradient gives zeros. With `outputs` None (no step waits) kinds and dtypes are checked, not shapes.
+    A feature without gradient gives zeros. With `outputs` None (no step waits) kinds and dtypes are
+    checked, not shapes.
 
     Raises:
-      ValueError: another number of gradients than features, a wrong shape or kind, or a number that is not finite
-        where the engine checks for it.
+      ValueError: another number of gradients than features, a wrong shape or kind, or a number that
+        is not finite where the engine checks for it.
       TypeError: a gradient of integers.
     """
     if len(gradients) != len(engine.features):
-        raise ValueError(f"apply_gradients: {len(gradients)} gradients for {len(engine.features)} features")
+        raise ValueError(
+            f"apply_gradients: {len(gradients)} gradients for {len(engine.features)} features"
+        )
     parts: list[np.ndarray | None] = []
-    for i, (value, name, feature) in enumerate(zip(gradients, engine.names, engine.features, strict=True)):
+    for i, (value, name, feature) in enumerate(
+        zip(gradients, engine.names, engine.features, strict=True)
+    ):
         shape = None if outputs is None else (*outputs[i].shape, feature.table.dim)
         part = None if value is None else as_gradient(value, name, shape)
         if part is not None and engine.check_numerics:
@@ -79,8 +89,8 @@ def check_finite(gradient: np.ndarray, name: str) -> None:
     if not finite.all():
         place = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise ValueError(
-            f"apply_gradients: the gradient of feature {name!r} is {gradient[place]} at {place}; with check_numerics=True it "
-            "must be finite"
+            f"apply_gradients: the gradient of feature {name!r} is {gradient[place]} at {place}; "
+            "with check_numerics=True it must be finite"
         )
 
 

@@ -1,7 +1,9 @@
-"""Initial values of tables: a function of (seed, table name, row, column) alone, not of replicas, shards or backend.
+"""Initial values of tables: a function of (seed, table name, row, column) alone, not of replicas,
+shards or backend.
 
-Element e = row * dim + column takes draw e of a counter-based generator, so any range of rows can be made without the
-others. The bits are those of every machine: only IEEE + - * / and sqrt are used, none of them inside a library function.
+Element e = row * dim + column takes draw e of a counter-based generator, so any range of rows can
+be made without the others. The bits are those of every machine: only IEEE + - * / and sqrt are
+used, none of them inside a library function.
 """
 
 import hashlib
@@ -27,19 +29,24 @@ Initializer = Callable[..., Any]
 
 @runtime_checkable
 class RowInitializer(Protocol):
-    """An initializer that can make any rows alone. Only such a one is asked in pieces, by several threads."""
+    """An initializer that can make any rows alone. Only such a one is asked in pieces, by several
+    threads."""
 
     def values(
         self, seed: int, table_name: str, start_row: int, stop_row: int, dim: int
     ) -> Float32[np.ndarray, "rows dim"]: ...
 
 
-def truncated_normal(mean: float = 0.0, stddev: float | None = None, seed: int | None = None) -> "TruncatedNormal":
-    """Normal, cut at two standard deviations; `stddev` None is 1/sqrt(dim). The default of every table.
+def truncated_normal(
+    mean: float = 0.0, stddev: float | None = None, seed: int | None = None
+) -> "TruncatedNormal":
+    """Normal, cut at two standard deviations; `stddev` None is 1/sqrt(dim). The default of every
+    table.
 
-    The realised standard deviation is 0.88 of `stddev`, as in TensorFlow. `seed` None takes the embedding's.
+    The realised standard deviation is 0.88 of `stddev`, as in TensorFlow. `seed` None takes the
+    embedding's.
 
-    >>> truncated_normal(stddev=0.5).values(seed=0, table_name="items", start_row=7, stop_row=8, dim=2)
+    >>> truncated_normal(stddev=0.5).values(0, "items", start_row=7, stop_row=8, dim=2)
     array([[-0.29512745,  0.29812762]], dtype=float32)
     """
     return TruncatedNormal(mean, stddev, seed)
@@ -56,7 +63,8 @@ def constant(value: float = 0.0) -> "Constant":
 
 
 def row_id(offset: float = 0) -> "RowId":
-    """table[i, :] = offset + i, for tests that must know which row they see. TensorFlow's RowIdInitializer.
+    """table[i, :] = offset + i, for tests that must know which row they see. TensorFlow's
+    RowIdInitializer.
 
     >>> row_id(10)((2, 3), np.float32)
     array([[10., 10., 10.],
@@ -70,15 +78,17 @@ def initial_table(
 ) -> Float32[np.ndarray, "rows dim"]:
     """[vocabulary_size, dim], its own memory, aligned. None is `truncated_normal()`.
 
-    A RowInitializer is asked for pieces; any other is called once, as initializer((vocabulary_size, dim), np.float32).
+    A RowInitializer is asked for pieces; any other is called once, as initializer((vocabulary_size,
+    dim), np.float32).
 
     Raises:
-      ValueError: a class in place of an instance; another shape; a result that is no array of real numbers.
+      ValueError: a class in place of an instance; another shape; a result that is no array of real
+        numbers.
     """
     if isinstance(initializer, type):
         raise ValueError(
-            f"table {table_name!r}: initializer is the class {initializer.__name__}; it must be an instance, "
-            f"{initializer.__name__}(...), or a function of (shape, dtype)"
+            f"table {table_name!r}: initializer is the class {initializer.__name__}; it must be an "
+            f"instance, {initializer.__name__}(...), or a function of (shape, dtype)"
         )
     chosen = TruncatedNormal() if initializer is None else initializer
     table = aligned_empty((vocabulary_size, dim), np.float32)
@@ -89,7 +99,9 @@ def initial_table(
 
     def fill(low: int, high: int) -> None:
         values = chosen.values(seed, table_name, low, high, dim)
-        table[low:high] = _checked(values, (high - low, dim), f"rows {low}..{high - 1} of table {table_name!r}")
+        table[low:high] = _checked(
+            values, (high - low, dim), f"rows {low}..{high - 1} of table {table_name!r}"
+        )
 
     parallel([lambda low=low, high=high: fill(low, high) for low, high in pieces])
     return table
@@ -113,7 +125,10 @@ class TruncatedNormal:
         self, seed: int, table_name: str, start_row: int, stop_row: int, dim: int
     ) -> Float32[np.ndarray, "rows dim"]:
         """mean + stddev * z in float64, rounded once; z by inverse CDF, one draw an element."""
-        mean, stddev = float(self.mean), 1 / math.sqrt(dim) if self.stddev is None else float(self.stddev)
+        mean, stddev = (
+            float(self.mean),
+            1 / math.sqrt(dim) if self.stddev is None else float(self.stddev),
+        )
 
         def transform(u: Float64[np.ndarray, " block"]) -> None:
             u -= 0.5
@@ -198,13 +213,21 @@ class RowId:
 
 
 def _draw(
-    seed: int, table_name: str, start_row: int, stop_row: int, dim: int, transform: Callable[[np.ndarray], None]
+    seed: int,
+    table_name: str,
+    start_row: int,
+    stop_row: int,
+    dim: int,
+    transform: Callable[[np.ndarray], None],
 ) -> Float32[np.ndarray, "rows dim"]:
-    """Draws start_row * dim .. stop_row * dim of the table's stream, made into values in place, block by block."""
+    """Draws start_row * dim .. stop_row * dim of the table's stream, made into values in place,
+    block by block."""
     out = np.empty((stop_row - start_row, dim), np.float32)
     flat, first = out.reshape(-1), start_row * dim
     lead = first % 4  # a Philox counter gives four draws
-    digest = hashlib.sha256(f"embsim.initializers\0{seed}\0{table_name}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(
+        f"embsim.initializers\0{seed}\0{table_name}".encode("utf-8", "surrogatepass")
+    ).digest()
     philox = np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=first // 4)
     generator = np.random.Generator(philox)
     generator.random(lead)
@@ -218,7 +241,8 @@ def _draw(
 
 
 def _whole(initializer: RowInitializer, shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """The table of an initializer that is called directly: of no name, and of seed 0 if it has none of its own."""
+    """The table of an initializer that is called directly: of no name, and of seed 0 if it has none
+    of its own."""
     if not shape:
         raise ValueError(f"{initializer}: shape is {shape}; a table has the shape (rows, dim)")
     rows, dim = math.prod(shape[:-1]), shape[-1]
@@ -229,7 +253,10 @@ def _from_user(initializer: Initializer, shape: tuple[int, ...], table_name: str
     try:
         result = initializer(shape, np.float32)
     except Exception as error:
-        error.add_note(f"embsim called the initializer of table {table_name!r} as initializer({shape}, np.float32)")
+        error.add_note(
+            f"embsim called the initializer of table {table_name!r} as "
+            f"initializer({shape}, np.float32)"
+        )
         raise
     return _checked(result, shape, f"table {table_name!r}")
 
@@ -239,7 +266,10 @@ def _checked(result: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
         result = result.detach() if hasattr(result, "detach") else result
         result = np.asarray(result.numpy() if hasattr(result, "numpy") else result)
     if result.dtype.kind not in "biuf" and not result.dtype.name.startswith(("bfloat", "float")):
-        raise ValueError(f"{what}: initializer returned {result.dtype}; it must return real numbers of shape {shape}")
+        raise ValueError(
+            f"{what}: initializer returned {result.dtype}; it must return real numbers of shape "
+            f"{shape}"
+        )
     if result.shape != shape:
         raise ValueError(f"{what}: initializer returned shape {result.shape}; it must be {shape}")
     return result
@@ -254,4 +284,6 @@ def _check_number(what: str, value: Any, minimum: float = -math.inf) -> None:
 
 def _check_seed(what: str, seed: Any) -> None:
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
-        raise ValueError(f"{what}: seed is {seed!r}; it must be an int, or None for the embedding's")
+        raise ValueError(
+            f"{what}: seed is {seed!r}; it must be an int, or None for the embedding's"
+        )

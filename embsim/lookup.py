@@ -1,4 +1,7 @@
-"""activations = G . W, and its adjoint row_gradients = G^T . gradients. Everything in the written order."""
+"""activations = G .
+
+W, and its adjoint row_gradients = G^T . gradients. Everything in the written order.
+"""
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,7 +19,9 @@ def lookup(
     plan: LookupPlan,
     quantization: QuantizationConfig | None = None,
 ) -> Float32[np.ndarray, "samples dim"]:
-    """G @ Q(table): for each sample, acc = 0; acc = acc + gain_j * row_j in position order. An empty bag gives zeros.
+    """G @ Q(table): for each sample, acc = 0; acc = acc + gain_j * row_j in position order.
+
+    An empty bag gives zeros.
 
     Q is the identity, or the simulated quantization of each looked-up row.
     """
@@ -30,14 +35,16 @@ def row_gradients(
 ) -> Float32[np.ndarray, "unique dim"]:
     """G.T @ gradients, restricted to the plan's unique rows.
 
-    Duplicate ids are summed here, before the optimizer: rules are not linear in the gradient. A row that was looked up
-    with gain 0 is present, with gradient 0.
+    Duplicate ids are summed here, before the optimizer: rules are not linear in the gradient. A row
+    that was looked up with gain 0 is present, with gradient 0.
     """
     rows, dim = plan.by_row, gradients.shape[1]
     out = np.empty((len(rows.unique), dim), np.float32)
     parallel(
         [
-            lambda lo=lo, hi=hi: _sum_rows(lo, hi, rows.starts, rows.sample, rows.gain, gradients, out)
+            lambda lo=lo, hi=hi: _sum_rows(
+                lo, hi, rows.starts, rows.sample, rows.gain, gradients, out
+            )
             for lo, hi in ranges(len(out), max(1, CHUNK // dim))
         ],
         len(plan.row) * dim,
@@ -48,7 +55,9 @@ def row_gradients(
 def lookup_tasks(
     table: np.ndarray, plan: LookupPlan, quantization: QuantizationConfig | None, out: np.ndarray
 ) -> list[Task]:
-    """The lookup into `out` as independent pieces, so that a step's tables share one round of threads."""
+    """The lookup into `out` as independent pieces, so that a step's tables share one round of
+    threads.
+    """
     pieces = ranges(plan.samples, max(1, CHUNK // table.shape[1]))
     if quantization is None:
         return [

@@ -1,4 +1,6 @@
-"""Submitted updates that the law does not let lookups see yet, and the tables as they would be with them applied."""
+"""Submitted updates that the law does not let lookups see yet, and the tables as they would be with
+them applied.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ from .state import Rows, State, TableSpec
 
 @dataclass(frozen=True, eq=False)
 class PendingUpdate:
-    """Everything that the update of one training step needs, its own step's learning rates included."""
+    """Everything that the update of one training step needs, its own step's learning rates
+    included.
+    """
 
     step: int
     plans: Mapping[str, LookupPlan]
@@ -34,31 +38,45 @@ class Patch:
 def drained_rows(
     backend: Backend, state: Any, specs: Mapping[str, TableSpec], pending: Sequence[PendingUpdate]
 ) -> dict[str, Patch]:
-    """By table, the rows that `pending` touches, as if all of it were applied. `state` stays as it is.
+    """By table, the rows that `pending` touches, as if all of it were applied.
 
-    The same backend computes them, on tables that hold those rows alone: O(rows of the pending plans), or O(table)
-    where the optimizer updates every row.
+    `state` stays as it is.
+
+    The same backend computes them, on tables that hold those rows alone: O(rows of the pending
+    plans), or O(table) where the optimizer updates every row.
     """
     if not pending:
         return {}
-    rows = {name: _touched(spec, [update.plans[name] for update in pending]) for name, spec in specs.items()}
+    rows = {
+        name: _touched(spec, [update.plans[name] for update in pending])
+        for name, spec in specs.items()
+    }
     small = compact_state(backend, state, specs, rows)
     if not small.specs:
         return {}
     device = backend.put_state(small)
     for update in pending:
-        plans = {name: plan.with_rows(rows[name]) for name, plan in update.plans.items() if name in small.specs}
+        plans = {
+            name: plan.with_rows(rows[name])
+            for name, plan in update.plans.items()
+            if name in small.specs
+        }
         gradients = {name: update.gradients[name] for name in plans}
         coefficients = {name: update.coefficients[name] for name in plans}
         device = backend.update(device, backend.put_plan(plans), gradients, coefficients)
     small = backend.get_state(device)
-    return {name: Patch(rows[name], Rows(small.weights[name], small.slots[name])) for name in small.specs}
+    return {
+        name: Patch(rows[name], Rows(small.weights[name], small.slots[name]))
+        for name in small.specs
+    }
 
 
 def compact_state(
     backend: Backend, state: Any, specs: Mapping[str, TableSpec], rows: Mapping[str, np.ndarray]
 ) -> State:
-    """A State of tables that hold only `rows` of those in `state`; tables of which no row is wanted are left out."""
+    """A State of tables that hold only `rows` of those in `state`; tables of which no row is wanted
+    are left out.
+    """
     small: dict[str, TableSpec] = {}
     read: dict[str, Rows] = {}
     for name, wanted in rows.items():
@@ -77,7 +95,9 @@ def drained_lookup(
     plans: Mapping[str, LookupPlan],
     patches: Mapping[str, Patch],
 ) -> dict[str, np.ndarray]:
-    """The lookup of `plans` in the tables as patched, computed by the backend on the rows that it reads alone."""
+    """The lookup of `plans` in the tables as patched, computed by the backend on the rows that it
+    reads alone.
+    """
     rows = {name: plan.unique for name, plan in plans.items()}
     small = compact_state(backend, state, specs, rows)
     for name in small.specs:
@@ -86,7 +106,9 @@ def drained_lookup(
     wanted = {name: plans[name].with_rows(rows[name]) for name in small.specs}
     found = backend.lookup(backend.put_state(small), backend.put_plan(wanted)) if wanted else {}
     return {
-        name: found[name] if name in found else np.zeros((plan.samples, specs[name].dim), np.float32)
+        name: found[name]
+        if name in found
+        else np.zeros((plan.samples, specs[name].dim), np.float32)
         for name, plan in plans.items()
     }
 
@@ -108,7 +130,9 @@ def _touched(spec: TableSpec, plans: Sequence[LookupPlan]) -> np.ndarray:
 
 
 def drained_state(state: State, patches: Mapping[str, Patch], version: int) -> State:
-    """`state` with the patches written in, read-only: views of the tables without a patch, copies of the others."""
+    """`state` with the patches written in, read-only: views of the tables without a patch, copies
+    of the others.
+    """
     weights = {name: _patched(array, name, patches, None) for name, array in state.weights.items()}
     slots = {
         name: {slot: _patched(array, name, patches, slot) for slot, array in each.items()}
@@ -117,7 +141,9 @@ def drained_state(state: State, patches: Mapping[str, Patch], version: int) -> S
     return State(state.specs, weights, slots, version)
 
 
-def _patched(array: np.ndarray, table: str, patches: Mapping[str, Patch], slot: str | None) -> np.ndarray:
+def _patched(
+    array: np.ndarray, table: str, patches: Mapping[str, Patch], slot: str | None
+) -> np.ndarray:
     out = array.view()
     if table in patches:
         patch = patches[table]

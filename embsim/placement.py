@@ -1,7 +1,7 @@
 """row -> (shard, local row). Where rows lie has no meaning: no result depends on it.
 
-    7 rows, 3 shards     mod   0 3 6 | 1 4 | 2 5     row r on shard r mod n
-                         div   0 1 2 | 3 4 | 5 6     contiguous; the first rows mod n shards are one longer
+7 rows, 3 shards     mod   0 3 6 | 1 4 | 2 5     row r on shard r mod n
+                     div   0 1 2 | 3 4 | 5 6     contiguous; the first rows mod n one longer
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ Integers = np.ndarray | np.integer[Any]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each row of a table lies. A table may have fewer rows than there are shards: the last ones are empty then.
+    """Where each row of a table lies. A table may have fewer rows than there are shards: the last
+    ones are empty then.
 
     Raises:
       ValueError: any argument out of its range.
@@ -30,14 +31,18 @@ class Placement:
     kind: str = "mod"
 
     def __post_init__(self) -> None:
-        for name, value, minimum in (("num_rows", self.num_rows, 0), ("num_shards", self.num_shards, 1)):
+        for name, value, minimum in (
+            ("num_rows", self.num_rows, 0),
+            ("num_shards", self.num_shards, 1),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise ValueError(f"Placement: {name} is {value!r}; it must be an int >= {minimum}")
         if self.kind not in KINDS:
             raise ValueError(f"Placement: kind is {self.kind!r}; it must be one of {KINDS}")
 
     def shard_of(self, rows: Any) -> Integers:
-        """The shard of each row, in the shape and integer type of `rows` (0 .. num_rows - 1, not checked)."""
+        """The shard of each row, in the shape and integer type of `rows` (0 .. num_rows - 1, not
+        checked)."""
         rows = _integers(rows)
         if self.kind == "mod":
             return rows % self.num_shards
@@ -67,7 +72,9 @@ class Placement:
     def split(self, array: np.ndarray) -> list[np.ndarray]:
         """One view per shard of an array [num_rows, ...]."""
         if array.shape[:1] != (self.num_rows,):
-            raise ValueError(f"split: the array has shape {array.shape}; its first axis must be {self.num_rows}")
+            raise ValueError(
+                f"split: the array has shape {array.shape}; its first axis must be {self.num_rows}"
+            )
         if self.kind == "mod":
             return [array[shard :: self.num_shards] for shard in range(self.num_shards)]
         firsts = [int(self._first_row(np.int64(shard))) for shard in range(self.num_shards)]

@@ -4,10 +4,12 @@
     splits   0 2 2 3                   row      3   7   3            | empty            |
                                        gain    .5  .5   1            | 1 at 3           |
     unique   3 7                       slot_of  0   1   0
-    starts   0 2 3                     order    0   2   1        contributions of each unique row, in their order
+    starts   0 2 3                     order    0   2   1        contributions of each unique row,
+    in their order
 
-The samples of all features of a table stand one below the other, in config order: contributions to a row are then
-ordered by (feature, sample, position), which is the order in which gradients are summed.
+The samples of all features of a table stand one below the other, in config order: contributions to
+a row are then ordered by (feature, sample, position), which is the order in which gradients are
+summed.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,9 @@ class SortedRows:
     """The contributions of a plan, sorted by row, each row's in their order."""
 
     unique: Int32[np.ndarray, " unique"]  # the touched rows, ascending
-    starts: Int64[np.ndarray, " unique_plus_1"]  # contributions of unique[u]: starts[u] .. starts[u + 1]
+    starts: Int64[
+        np.ndarray, " unique_plus_1"
+    ]  # contributions of unique[u]: starts[u] .. starts[u + 1]
     order: Int64[np.ndarray, " nnz"]  # position in the plan
     sample: Int32[np.ndarray, " nnz"]
     gain: Float32[np.ndarray, " nnz"]
@@ -35,7 +39,9 @@ class SortedRows:
 
 @dataclass(frozen=True, eq=False)
 class LookupPlan:
-    """G of one step and table: output row s is the sum of gain[j] * W[row[j]] over splits[s] <= j < splits[s + 1]."""
+    """G of one step and table: output row s is the sum of gain[j] * W[row[j]] over splits[s] <= j <
+    splits[s + 1].
+    """
 
     table: str
     num_rows: int
@@ -51,7 +57,11 @@ class LookupPlan:
     def sample(self) -> Int32[np.ndarray, " nnz"]:
         """The sample of each position."""
         samples = np.arange(self.samples, dtype=np.int32)
-        if len(self.row) == self.samples and self.splits[-1] == self.samples and np.all(np.diff(self.splits) == 1):
+        if (
+            len(self.row) == self.samples
+            and self.splits[-1] == self.samples
+            and np.all(np.diff(self.splits) == 1)
+        ):
             return samples
         return np.repeat(samples, np.diff(self.splits))
 
@@ -71,14 +81,16 @@ class LookupPlan:
         return np.searchsorted(self.unique, self.row).astype(np.int32)
 
     def with_rows(self, rows: Int32[np.ndarray, " kept"]) -> "LookupPlan":
-        """The same plan on a table that holds only `rows` (ascending, all that the plan touches)."""
+        """The same plan on a table of only `rows`: ascending, with all that the plan touches."""
         local = np.searchsorted(rows, self.row).astype(np.int32)
         return LookupPlan(self.table, len(rows), self.splits, local, self.gain)
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where a feature's activations stand: rows lo .. hi of its table's, in this global shape (without dim)."""
+    """Where a feature's activations stand: rows lo .. hi of its table's, in this global shape
+    (without dim).
+    """
 
     table: str
     lo: int
@@ -89,7 +101,9 @@ class Output:
 def build_plans(
     batch: Batch, tables: Sequence[tuple[str, int]], table_of_feature: Sequence[str]
 ) -> tuple[dict[str, LookupPlan], tuple[Output, ...]]:
-    """One plan per (name, vocabulary_size) of `tables`, empty ones too, and the place of each feature's activations."""
+    """One plan per (name, vocabulary_size) of `tables`, empty ones too, and the place of each
+    feature's activations.
+    """
     members: dict[str, list[int]] = {name: [] for name, _ in tables}
     for feature, table in enumerate(table_of_feature):
         members[table].append(feature)
@@ -121,14 +135,20 @@ def _stack(name: str, num_rows: int, batch: Batch, members: Sequence[int]) -> Lo
 
 
 def _sort(row: np.ndarray, sample: np.ndarray, gain: np.ndarray) -> SortedRows:
-    """Sort (row, position) packed in one integer: equal rows keep their order, and no argsort is needed."""
+    """Sort (row, position) packed in one integer: equal rows keep their order, and no argsort is
+    needed.
+    """
     nnz = len(row)
     keys = row.astype(np.uint64)
     keys <<= np.uint64(32)
     keys |= np.arange(nnz, dtype=np.uint64)
     keys.sort()
     unique, starts = np.empty(nnz, np.int32), np.empty(nnz + 1, np.int64)
-    order, sorted_sample, sorted_gain = np.empty(nnz, np.int64), np.empty(nnz, np.int32), np.empty(nnz, np.float32)
+    order, sorted_sample, sorted_gain = (
+        np.empty(nnz, np.int64),
+        np.empty(nnz, np.int32),
+        np.empty(nnz, np.float32),
+    )
     count = _group(keys, sample, gain, unique, starts, order, sorted_sample, sorted_gain)
     return SortedRows(unique[:count], starts[: count + 1], order, sorted_sample, sorted_gain)
 

@@ -230,7 +230,7 @@ def _hashed(ids: np.ndarray, num_buckets: int, oov: int | None) -> np.ndarray:
         return (keys % np.uint64(num_buckets)).astype(np.int32)
     known = num_buckets - oov
     hashed = known + (keys % np.uint64(oov)).astype(np.int64)
-    return np.where((ids >= 0) & (ids < known), ids, hashed.astype(ids.dtype)).astype(np.int32)
+    return np.where((ids >= 0) & (ids < known), ids.astype(np.int64), hashed).astype(np.int32)
 
 
 def _fnv1a(strings: np.ndarray) -> np.ndarray:

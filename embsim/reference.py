@@ -57,7 +57,12 @@ class ReferenceBackend:
             assert optimizer is not None, "a table without optimizer is only looked up"
             slots = list(state.slots[name].values())
             tasks += update_tasks(
-                state.weights[name], slots, table_plan, gradients[name], optimizer, coefficients[name]
+                state.weights[name],
+                slots,
+                table_plan,
+                gradients[name],
+                optimizer,
+                coefficients[name],
             )
             size += work(state.weights[name], table_plan, optimizer)
         parallel(tasks, size)

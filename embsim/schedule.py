@@ -1,10 +1,11 @@
 """Staleness: which version of the tables each lookup reads. The only place that knows.
 
-A version is a number of applied updates. Training steps are numbered 0, 1, 2, ... in dequeue order and step t makes
-version t + 1. `start` is the number of steps that had been dequeued at the last drain.
+A version is a number of applied updates. Training steps are numbered 0, 1, 2, ... in dequeue order
+and step t makes version t + 1. `start` is the number of steps that had been dequeued at the last
+drain.
 
-    r(t) = t                                                 for t < warmup_steps
-    r(t) = max(start, warmup_steps - 1, (t // drain_every) * drain_every, t - staleness)     afterwards
+    r(t) = t                                        for t < warmup_steps, afterwards
+    r(t) = max(start, warmup_steps - 1, (t // drain_every) * drain_every, t - staleness)
 
     >>> [tpu_embedding_pipelined().version_read(t) for t in range(5)]
     [0, 0, 1, 2, 3]
@@ -24,8 +25,8 @@ class Schedule:
 
     Args:
       staleness: s >= 0, updates that a lookup may miss; exact, not a bound.
-      drain_every: D >= 1, steps in a compiled loop at whose end everything is applied; None: one endless loop. Loops
-        begin at absolute multiples of D.
+      drain_every: D >= 1, steps in a compiled loop at whose end everything is applied; None: one
+        endless loop. Loops begin at absolute multiples of D.
       warmup_steps: M >= 0, steps that are run at staleness 0 first.
 
     Raises:
@@ -43,14 +44,18 @@ class Schedule:
             _check("drain_every", self.drain_every, 1)
 
     def version_read(self, step: int, start: int = 0) -> int:
-        """r(step): the number of updates that the lookup of training step `step` sees. Never decreases."""
+        """r(step): the number of updates that the lookup of training step `step` sees.
+
+        Never decreases.
+        """
         if step < self.warmup_steps:
             return step
         loop = 0 if self.drain_every is None else step // self.drain_every * self.drain_every
         return max(start, self.warmup_steps - 1, loop, step - self.staleness)
 
     def events(self, steps: int) -> Iterator[tuple[str, int]]:
-        """The order of a run of `steps` steps: ("lookup", t) and ("update", t), each as late as the law allows.
+        """The order of a run of `steps` steps: ("lookup", t) and ("update", t), each as late as the
+        law allows.
 
         >>> [f"{name[0]}{step}" for name, step in tpu_embedding_pipelined().events(3)]
         ['l0', 'l1', 'u0', 'l2', 'u1', 'u2']
@@ -71,17 +76,22 @@ def sequential() -> Schedule:
 
 
 def tpu_embedding_pipelined() -> Schedule:
-    """Lookups one step old: pipeline_execution_with_tensor_core=True. Steps 0 and 1 both read the initial tables."""
+    """Lookups one step old: pipeline_execution_with_tensor_core=True.
+
+    Steps 0 and 1 both read the initial tables.
+    """
     return Schedule(staleness=1)
 
 
 def sparsecore_loop(n: int) -> Schedule:
-    """One step old inside compiled loops of `n` steps, drained at each loop's end: TensorFlow's SparseCore path."""
+    """One step old inside compiled loops of `n` steps, drained at each loop's end: TensorFlow's
+    SparseCore path.
+    """
     return Schedule(staleness=1, drain_every=n)
 
 
 def semi_sync(start_batch: int) -> Schedule:
-    """Synchronous for `start_batch` steps, one step old afterwards: TorchRec's semi-sync pipeline."""
+    """Synchronous for `start_batch` steps, then one step old: TorchRec's semi-sync pipeline."""
     return Schedule(staleness=1, warmup_steps=start_batch)
 
 
@@ -92,7 +102,9 @@ def stale(k: int) -> Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of training steps: dequeued >= submitted (gradients given); `start` as at the last drain."""
+    """Counts of training steps: dequeued >= submitted (gradients given); `start` as at the last
+    drain.
+    """
 
     dequeued: int = 0
     submitted: int = 0
@@ -100,19 +112,23 @@ class Progress:
 
 
 def visible(schedule: Schedule, progress: Progress) -> int:
-    """The number of submitted updates that every later lookup sees: these may be applied, no others."""
+    """The number of submitted updates that every later lookup sees: these may be applied, no
+    others.
+    """
     return min(progress.submitted, schedule.version_read(progress.dequeued, progress.start))
 
 
 def check_training_dequeue(schedule: Schedule, progress: Progress, queue: str) -> None:
-    """Raises DeadlockError if the next training step would read an update whose gradients were never given."""
+    """Raises DeadlockError if the next training step would read an update whose gradients were
+    never given.
+    """
     step = progress.dequeued
     needed = schedule.version_read(step, progress.start)
     if needed > progress.submitted:
         raise DeadlockError(
-            f"dequeue of training step {step}: it reads version {needed}, but gradients were given for "
-            f"{progress.submitted} steps ({queue}); missing call: apply_gradients for training step "
-            f"{progress.submitted}"
+            f"dequeue of training step {step}: it reads version {needed}, but gradients were "
+            f"given for {progress.submitted} steps ({queue}); missing call: apply_gradients for "
+            f"training step {progress.submitted}"
         )
 
 
@@ -120,8 +136,9 @@ def check_nothing_waits(call: str, progress: Progress, queue: str) -> None:
     """Raises DeadlockError if a dequeued training step still waits for its gradients."""
     if progress.dequeued > progress.submitted:
         raise DeadlockError(
-            f"{call}: training step {progress.submitted} was dequeued and waits for gradients ({queue}); missing "
-            f"call: apply_gradients for training step {progress.submitted}, or abandon()"
+            f"{call}: training step {progress.submitted} was dequeued and waits for gradients "
+            f"({queue}); missing call: apply_gradients for training step {progress.submitted}, or "
+            "abandon()"
         )
 
 
@@ -129,9 +146,38 @@ def check_gradients_expected(progress: Progress, queue: str) -> None:
     """Raises DeadlockError if no dequeued training step waits for gradients."""
     if progress.dequeued == progress.submitted:
         raise DeadlockError(
-            f"apply_gradients: no dequeued training step waits for gradients ({queue}); missing call: dequeue of a "
-            "batch that was enqueued with training=True"
+            f"apply_gradients: no dequeued training step waits for gradients ({queue}); missing "
+            "call: dequeue of a batch that was enqueued with training=True"
         )
+
+
+def checked(schedule: Schedule | None) -> Schedule:
+    """The schedule itself; sequential() for None. Raises ValueError for anything else."""
+    if schedule is None:
+        return sequential()
+    if not isinstance(schedule, Schedule):
+        raise ValueError(
+            f"schedule is {schedule!r}; it must be one of embsim.sequential(), "
+            "tpu_embedding_pipelined(), sparsecore_loop(n), semi_sync(start_batch), stale(k), or a "
+            "Schedule"
+        )
+    return schedule
+
+
+def agreed(pipelined: bool, schedule: Schedule | None) -> Schedule | None:
+    """The schedule that pipeline_execution_with_tensor_core and `schedule` name together."""
+    if not isinstance(pipelined, bool):
+        raise TypeError(
+            f"pipeline_execution_with_tensor_core is {pipelined!r}; it must be True or False"
+        )
+    if not pipelined:
+        return schedule
+    if isinstance(schedule, Schedule) and schedule.staleness != 1:
+        raise ValueError(
+            "pipeline_execution_with_tensor_core=True reads tables one step old, but schedule is "
+            f"{schedule}; leave one of them out"
+        )
+    return schedule or tpu_embedding_pipelined()
 
 
 def _check(name: str, value: int, minimum: int) -> None:

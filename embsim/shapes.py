@@ -6,7 +6,7 @@ then the first batch.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -22,8 +22,8 @@ Shape = tuple[int, ...]
 def resolve(
     configs: Sequence[FeatureConfig],
     names: Sequence[str],
-    per_replica_input_shapes: Sequence[Any] | int | None,
-    per_replica_batch_size: int | None,
+    per_replica_input_shapes: Any,
+    per_replica_batch_size: Any,
 ) -> list[Shape | None]:
     """The per-replica output shapes that `build` fixes; None where the first batch decides.
 
@@ -40,7 +40,7 @@ def resolve(
         unknown.
     """
     if per_replica_input_shapes is None:
-        size: Any = per_replica_batch_size
+        size = per_replica_batch_size
     elif isinstance(per_replica_input_shapes, Sequence):
         if len(per_replica_input_shapes) != len(configs):
             raise ValueError(
@@ -192,12 +192,12 @@ def _from_input(config: FeatureConfig, name: str, shape: Any) -> Shape | None:
     configured = _configured(config)
     if shape is None and configured is not None:
         return configured
-    axes = (shape,) if isinstance(shape, int | np.integer) else shape
-    if not isinstance(axes, Sequence) or not len(axes):
+    axes = tuple(shape) if isinstance(shape, Iterable) else (shape,) * (shape is not None)
+    if not axes:
         raise ValueError(
             f"build: input shape of feature {name!r} is {shape!r}; Rank must be 1 and above"
         )
-    what = f"build: input shape {tuple(axes)} of feature {name!r}: axis"
+    what = f"build: input shape {axes} of feature {name!r}: axis"
     known = tuple(None if n is None else _axis(what, n) for n in axes)
     if len(known) == 2 and known[1] != 1 and _is_sequence(config):
         output = (known[0], config.max_sequence_length)

@@ -1,4 +1,6 @@
-"""Tables and their slot variables at one version, as host arrays: what goes into a backend and comes out of it."""
+"""Tables and their slot variables at one version, as host arrays: what goes into a backend and
+comes out of it.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ from .optimizers import Optimizer
 
 @dataclass(frozen=True, eq=False)
 class TableSpec:
-    """What a backend must know of a table: its size, its rule, and how its rows are quantized when looked up.
+    """What a backend must know of a table: its size, its rule, and how its rows are quantized when
+    looked up.
 
     `optimizer` None: the table is only looked up, and has no slot variables.
     """
@@ -49,7 +52,8 @@ class Rows:
 class State:
     """All tables and slots after `version` updates.
 
-    `weights` by table name, [vocabulary_size, dim]; `slots` by table and slot name. Logical rows only, never padding.
+    `weights` by table name, [vocabulary_size, dim]; `slots` by table and slot name. Logical rows
+    only, never padding.
     """
 
     specs: Mapping[str, TableSpec]
@@ -57,15 +61,29 @@ class State:
     slots: Mapping[str, Mapping[str, np.ndarray]]
     version: int = 0
 
+    def copied(self) -> "State":
+        """The same in read-only memory of its own."""
+        weights = {name: _frozen_copy(array) for name, array in self.weights.items()}
+        slots = {
+            name: {slot: _frozen_copy(array) for slot, array in each.items()}
+            for name, each in self.slots.items()
+        }
+        return State(self.specs, weights, slots, self.version)
+
 
 def initial_state(specs: Sequence[TableSpec], configs: Sequence[TableConfig], seed: int) -> State:
-    """Every table from its initializer and every slot from its initial value. Contiguous, aligned to 64 bytes.
+    """Every table from its initializer and every slot from its initial value.
+
+    Contiguous, aligned to 64 bytes.
 
     Raises:
-      ValueError: an initializer, or a slot_variable_creation_fn, that returns another shape or other slots.
+      ValueError: an initializer, or a slot_variable_creation_fn, that returns another shape or
+        other slots.
     """
     weights = {
-        spec.name: initial_table(config.initializer, spec.vocabulary_size, spec.dim, seed, spec.name)
+        spec.name: initial_table(
+            config.initializer, spec.vocabulary_size, spec.dim, seed, spec.name
+        )
         for spec, config in zip(specs, configs, strict=True)
     }
     slots = {spec.name: _initial_slots(spec, weights[spec.name]) for spec in specs}
@@ -85,8 +103,12 @@ def _initial_slots(spec: TableSpec, table: np.ndarray) -> dict[str, np.ndarray]:
     return slots
 
 
-def _fill_from_user(spec: TableSpec, table: np.ndarray, slots: dict[str, np.ndarray], creation: Any) -> None:
-    """creation(table, slot names, slot initializers) -> {slot name: array, or a callable that returns one}."""
+def _fill_from_user(
+    spec: TableSpec, table: np.ndarray, slots: dict[str, np.ndarray], creation: Any
+) -> None:
+    """creation(table, slot names, slot initializers) -> {slot name: array, or a callable that
+    returns one}.
+    """
     assert spec.optimizer is not None
     initializers = [_constant(slot.initial) for slot in spec.optimizer.slots]
     view = table.view()
@@ -95,16 +117,16 @@ def _fill_from_user(spec: TableSpec, table: np.ndarray, slots: dict[str, np.ndar
     if not isinstance(made, Mapping) or set(made) != set(slots):
         found = sorted(made) if isinstance(made, Mapping) else made
         raise ValueError(
-            f"slot_variable_creation_fn of table {spec.name!r} returned {found!r}; it must return a dict with the slots "
-            f"{sorted(slots)}"
+            f"slot_variable_creation_fn of table {spec.name!r} returned {found!r}; it must return "
+            f"a dict with the slots {sorted(slots)}"
         )
     for name, array in slots.items():
         value = made[name]() if callable(made[name]) else made[name]
         value = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
         if value.shape != array.shape:
             raise ValueError(
-                f"slot_variable_creation_fn of table {spec.name!r}: slot {name!r} has shape {value.shape}; it must be "
-                f"{array.shape}"
+                f"slot_variable_creation_fn of table {spec.name!r}: slot {name!r} has shape "
+                f"{value.shape}; it must be {array.shape}"
             )
         array[...] = value
 
@@ -114,3 +136,9 @@ def _constant(value: float) -> Any:
         return np.full(shape, value, dtype)
 
     return initializer
+
+
+def _frozen_copy(array: np.ndarray) -> np.ndarray:
+    copy = np.array(array)
+    copy.flags.writeable = False
+    return copy

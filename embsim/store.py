@@ -1,4 +1,6 @@
-"""The tables of an engine under versions: what is applied, what is pending, and looks that change nothing."""
+"""The tables of an engine under versions: what is applied, what is pending, and looks that change
+nothing.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,9 +19,11 @@ Found = Mapping[str, Any]
 
 
 class Store:
-    """A backend's state at `version`, and submitted updates that wait to be made visible, oldest first.
+    """A backend's state at `version`, and submitted updates that wait to be made visible, oldest
+    first.
 
-    The tables are made from their initial values when they are first needed. Not thread-safe: the engine locks.
+    The tables are made from their initial values when they are first needed. Not thread-safe: the
+    engine locks.
     """
 
     def __init__(self, tables: Tables, backend: Backend, seed: int) -> None:
@@ -27,6 +31,7 @@ class Store:
         self.backend = backend
         self.specs = {spec.name: spec for spec in tables.specs}
         self.version = 0
+        self.may_apply: int | None = None  # set during a run: later updates may have to be undone
         self.pending: list[PendingUpdate] = []
         self._seed = seed
         self._made: Any = None
@@ -46,6 +51,8 @@ class Store:
 
     def apply(self, version: int) -> None:
         """Bring the tables to `version`, update by update; those of later steps stay pending."""
+        if self.may_apply is not None:
+            version = min(version, self.may_apply)
         while self.pending and self.pending[0].step < version:
             update = self.pending[0]
             self._made = self.backend.update(
@@ -55,14 +62,19 @@ class Store:
             self._patches = None
             self.version = update.step + 1
 
-    def lookup(self, device_plan: Any) -> Found:
-        """Activations by table, at `version`."""
-        return self.backend.lookup(self.state, device_plan)
+    def lookup(self, plans: Mapping[str, LookupPlan], device_plan: Any, version: int) -> Found:
+        """Activations by table at `version`, to which the tables are brought."""
+        self.apply(version)
+        held_back = [update for update in self.pending if update.step < version]
+        if not held_back:
+            return self.backend.lookup(self.state, device_plan)
+        patches = drained_rows(self.backend, self.state, self.specs, held_back)
+        return drained_lookup(self.backend, self.state, self.specs, plans, patches)
 
     def look(self, plans: Mapping[str, LookupPlan], device_plan: Any) -> Found:
         """Activations by table with every submitted update in them. Changes nothing."""
         if not self.pending:
-            return self.lookup(device_plan)
+            return self.backend.lookup(self.state, device_plan)
         return drained_lookup(self.backend, self.state, self.specs, plans, self.patches)
 
     def read(self) -> State:
@@ -72,7 +84,9 @@ class Store:
 
     @property
     def patches(self) -> Mapping[str, Patch]:
-        """The rows that pending updates touch, as if drained; computed once for each set of pending updates."""
+        """The rows that pending updates touch, as if drained; computed once for each set of pending
+        updates.
+        """
         if self._patches is None:
             self._patches = drained_rows(self.backend, self.state, self.specs, self.pending)
         return self._patches
@@ -80,7 +94,9 @@ class Store:
     def replace_with(self, state: State, pending: list[PendingUpdate]) -> None:
         """Take over the tables, slots and pending updates of a checkpoint."""
         made = self.backend.put_state(state)
-        own = [replace(update, device_plan=self.backend.put_plan(update.plans)) for update in pending]
+        own = [
+            replace(update, device_plan=self.backend.put_plan(update.plans)) for update in pending
+        ]
         self._made, self.version, self.pending, self._patches = made, state.version, own, None
 
     def forget_pending(self, kept: list[PendingUpdate]) -> None:
@@ -93,7 +109,7 @@ class Store:
         self._made, self.pending, self._patches = None, [], None
 
     def coefficients(self, step: int) -> dict[str, dict[str, np.float32]]:
-        """Of training step `step`, by table. Every distinct learning-rate callable is asked once."""
+        """Of training step `step`, by table. Each distinct learning-rate callable is asked once."""
         rates: dict[int, float] = {}
         made: dict[int, dict[str, np.float32]] = {}
         for spec in self.tables.specs:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class ReduceOp(Enum):
     MIN = "min"
 
 
+@runtime_checkable
 class Participant(Protocol):
     """An object whose changes within a run are undone when the run fails. Only begin may raise."""
 
@@ -45,7 +46,7 @@ class Participant(Protocol):
 
 
 class TPUStrategy:
-    """`num_replicas` copies of the dense program over one embedding engine.
+    """`num_replicas` (an int >= 1) copies of the dense program over one embedding engine.
 
     `embedding` is the live TPUEmbedding, one per strategy; TPUEmbedding itself keeps it.
 
@@ -56,7 +57,7 @@ class TPUStrategy:
     (PerReplica(0: 0.5, 1: 1.5), PerReplica(0: 4.0, 1: 4.0))
     """
 
-    def __init__(self, num_replicas: int = 1) -> None:
+    def __init__(self, num_replicas: Any = 1) -> None:
         is_int = hasattr(type(num_replicas), "__index__") and not isinstance(num_replicas, bool)
         if not is_int or operator.index(num_replicas) < 1:
             raise ValueError(
@@ -81,7 +82,7 @@ class TPUStrategy:
     def run(
         self,
         fn: Callable[..., Any],
-        args: Sequence[Any] = (),
+        args: Any = (),
         kwargs: Mapping[str, Any] | None = None,
         options: Any = None,
     ) -> Any:
@@ -164,7 +165,7 @@ class TPUStrategy:
         return DistributedDataset(source, self.num_replicas_in_sync, datasets.take_group)
 
     def experimental_distribute_dataset(
-        self, dataset: Iterable[Any], options: InputOptions | None = None
+        self, dataset: Any, options: InputOptions | None = None
     ) -> DistributedDataset:
         """Global batches: every leaf is split along axis 0 into num_replicas equal parts."""
         return DistributedDataset(dataset, self.num_replicas_in_sync, datasets.take_split)

@@ -1,4 +1,7 @@
-"""The tables that a set of features uses: order, names, optimizers. Resolved once; the configs stay as they are."""
+"""The tables that a set of features uses: order, names, optimizers.
+
+Resolved once; the configs stay as they are.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,18 +26,20 @@ class Tables:
 
 
 def resolve_tables(features: Sequence[FeatureConfig], optimizer: Any, *, trains: bool) -> Tables:
-    """Names (unnamed tables become 'table_<position>') and optimizers (the table's own, else `optimizer`).
+    """Names (unnamed tables become 'table_<position>') and optimizers (the table's own, else
+    `optimizer`).
 
     Raises:
-      ValueError: two tables of one name; an optimizer of no supported form; none at all where the tables are trained.
+      ValueError: two tables of one name; an optimizer of no supported form; none at all where the
+        tables are trained.
     """
     configs = tuple(dict.fromkeys(feature.table for feature in features))
     names = [config.name or f"table_{i}" for i, config in enumerate(configs)]
     for i, name in enumerate(names):
         if name in names[:i]:
             raise ValueError(
-                f"tables {names.index(name)} and {i} are both named {name!r}; every table of an embedding needs a name "
-                "of its own (an unnamed table is called 'table_<position>')"
+                f"tables {names.index(name)} and {i} are both named {name!r}; every table of an "
+                "embedding needs a name of its own (an unnamed table is called 'table_<position>')"
             )
     specs = tuple(
         TableSpec(
@@ -54,21 +59,23 @@ def _checked(table: str, optimizer: Any, trains: bool) -> Optimizer | None:
     if optimizer is None:
         if trains:
             raise ValueError(
-                f"table {table!r} has no optimizer; under a TPUStrategy every table needs one: pass optimizer= to "
-                "TPUEmbedding or to the TableConfig"
+                f"table {table!r} has no optimizer; under a TPUStrategy every table needs one: "
+                "pass optimizer= to TPUEmbedding or to the TableConfig"
             )
         return None
     if isinstance(optimizer, type) or not isinstance(optimizer, Optimizer):
         raise ValueError(
-            f"table {table!r}: {optimizer!r} is an unsupported optimizer class; use one of embsim's (SGD, Adagrad, ...) or "
-            "an object with learning_rate, slots, coefficients and rule"
+            f"table {table!r}: {optimizer!r} is an unsupported optimizer class; use one of "
+            "embsim's (SGD, Adagrad, ...) or an object with learning_rate, slots, coefficients "
+            "and rule"
         )
-    if not accumulates_gradients(optimizer):
-        if updates_every_row(optimizer) or clip_values(optimizer) != (None, None):
-            raise ValueError(
-                f"table {table!r}: {type(optimizer).__name__} has use_gradient_accumulation=False together with clipping of "
-                "gradients or with updates of every row, which need the accumulated gradient"
-            )
+    needs_sum = updates_every_row(optimizer) or clip_values(optimizer) != (None, None)
+    if needs_sum and not accumulates_gradients(optimizer):
+        raise ValueError(
+            f"table {table!r}: {type(optimizer).__name__} has use_gradient_accumulation=False "
+            "together with clipping of gradients or with updates of every row, which need the "
+            "accumulated gradient"
+        )
     return optimizer
 
 
@@ -78,8 +85,14 @@ def check_engine_arguments(features: Sequence[Any], seed: Any, queue_capacity: A
         raise ValueError("there are no features; an embedding needs at least one FeatureConfig")
     for feature in features:
         if not isinstance(feature, FeatureConfig):
-            raise ValueError(f"feature_config holds {feature!r}; every leaf must be a FeatureConfig")
+            raise ValueError(
+                f"feature_config holds {feature!r}; every leaf must be a FeatureConfig"
+            )
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed is {seed!r}; it must be an int")
-    if isinstance(queue_capacity, bool) or not isinstance(queue_capacity, int) or queue_capacity < 1:
+    if (
+        isinstance(queue_capacity, bool)
+        or not isinstance(queue_capacity, int)
+        or queue_capacity < 1
+    ):
         raise ValueError(f"queue_capacity is {queue_capacity!r}; it must be an int >= 1")

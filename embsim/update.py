@@ -21,14 +21,15 @@ def update(
     optimizer: Optimizer,
     coefficients: Mapping[str, np.float32],
 ) -> None:
-    """rule(w, G.T @ gradients, slots; coefficients) on each touched row, in place; all other rows stay as they are.
+    """rule(w, G.T @ gradients, slots; coefficients) on each touched row, in place; all other rows
+    stay as they are.
 
     Per row: sum its contributions in order, clip the sum, decay w, apply the rule, clip w. With
-    use_gradient_accumulation=False each contribution is an update of its own, in the same order. A non-lazy optimizer
-    updates every row, with gradient 0 where nothing was looked up.
+    use_gradient_accumulation=False each contribution is an update of its own, in the same order. A
+    non-lazy optimizer updates every row, with gradient 0 where nothing was looked up.
 
-    `slots` by name, [rows, dim] or [rows, 1]; `coefficients` as `optimizers.coefficients` made them, in that
-    order.
+    `slots` by name, [rows, dim] or [rows, 1]; `coefficients` as `optimizers.coefficients` made
+    them, in that order.
     """
     tasks = update_tasks(table, list(slots.values()), plan, gradients, optimizer, coefficients)
     parallel(tasks, work(table, plan, optimizer))
@@ -49,7 +50,16 @@ def update_tasks(
     count = len(table) if updates_every_row(optimizer) else len(rows.unique)
     return [
         lambda lo=lo, hi=hi: kernel(
-            lo, hi, rows.unique, rows.starts, rows.sample, rows.gain, gradients, table, tuple(slots), c
+            lo,
+            hi,
+            rows.unique,
+            rows.starts,
+            rows.sample,
+            rows.gain,
+            gradients,
+            table,
+            tuple(slots),
+            c,
         )
         for lo, hi in ranges(count, max(1, CHUNK // table.shape[1]))
     ]

@@ -9,10 +9,10 @@ from .base import Slot, check_options, check_range
 
 @dataclass(frozen=True)
 class Adagrad:
-    """a <- a + g²;  w <- w - (lr * g) / √a.   Equals tf.tpu.experimental.embedding.Adagrad: no epsilon, a starts above 0.
+    """a <- a + g²;  w <- w - (lr * g) / √a.   No epsilon; a starts above 0.
 
-    optax's scale_by_rss(initial_accumulator_value, eps=0) followed by a rate multiplies by 1 / √a: the same number
-    before rounding.
+    Equals tf.tpu.experimental.embedding.Adagrad. optax's scale_by_rss with eps=0 multiplies by
+    1 / √a: the same number before rounding.
 
     >>> from embsim.optimizers import one_row
     >>> one_row(Adagrad(learning_rate=1.0), w=[1.0], g=[4.0], accumulators=[48.0])
@@ -33,7 +33,10 @@ class Adagrad:
     def __post_init__(self) -> None:
         check_options(self)
         check_range(
-            "Adagrad: initial_accumulator_value", self.initial_accumulator_value, "a number > 0", lambda x: x > 0
+            "Adagrad: initial_accumulator_value",
+            self.initial_accumulator_value,
+            "a number > 0",
+            lambda x: x > 0,
         )
 
     @property

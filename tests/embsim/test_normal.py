@@ -33,7 +33,9 @@ def test_quantile_is_odd():
 
 def test_log_is_within_four_units_in_the_last_place():
     rng = np.random.default_rng(2)
-    x = np.concatenate([rng.random(20_000), 10.0 ** rng.uniform(-300, 300, 20_000), [1.0, 2.0, 0.5]])
+    x = np.concatenate(
+        [rng.random(20_000), 10.0 ** rng.uniform(-300, 300, 20_000), [1.0, 2.0, 0.5]]
+    )
     required = np.array([reference_log(value) for value in x])
     assert (np.abs(log(x) - required) <= 4 * np.spacing(np.abs(required))).all()
 

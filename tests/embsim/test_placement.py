@@ -89,5 +89,7 @@ def test_wrong_arguments_are_refused(arguments, message):
 def test_arrays_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"split: the array has shape \(4, 2\).*must be 5"):
         Placement(5, 2).split(np.zeros((4, 2)))
-    with pytest.raises(ValueError, match=r"join: the shards have \[2, 3\] rows.*must have \[3, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"join: the shards have \[2, 3\] rows.*must have \[3, 2\]"
+    ):
         Placement(5, 2).join([np.zeros(2), np.zeros(3)])

@@ -36,10 +36,13 @@ def test_equals_optax(initial):
 
 
 def test_there_is_no_epsilon():
-    w, a = one_row(Adagrad(1.0, 1e-12), w=[0.0], g=[1e-6])
-    # a = 2e-12, w = -1e-6 / sqrt(2e-12) = -0.707; an epsilon of 1e-7 inside the root gives -0.003
-    assert abs(w[0] + 0.5**0.5) < 8 * 2.0**-24
-    assert a[0] == np.float32(np.float32(1e-12) + np.float32(1e-6) * np.float32(1e-6))
+    def with_epsilon(w, g, a):
+        a = a + g**2
+        return w - g / np.sqrt(a + 1e-14), a
+
+    row = np.zeros(1), np.full(1, 1e-6), np.full(1, 1e-12)
+    with pytest.raises(AssertionError, match="w: 1 of 1 outside their bound"):
+        check_one_step(Adagrad(1.0), with_epsilon, *row)
 
 
 def test_a_zero_gradient_changes_nothing():

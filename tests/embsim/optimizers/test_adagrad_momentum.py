@@ -57,10 +57,17 @@ def test_equals_optax(momentum, epsilon, nesterov):
 
 
 def test_epsilon_stands_inside_the_root_and_decides_at_tiny_gradients():
-    ((w,), *_) = one_row(AdagradMomentum(1.0, epsilon=1e-10), w=[0.0], g=[1e-6])
-    assert abs(w + 1e-6 / (1e-12 + 1e-10) ** 0.5) < 8 * 2.0**-24 * abs(w)  # about -0.0995
-    outside = 1e-6 / (1e-6 + 1e-10)  # about 1
-    assert abs(abs(w) - outside) > 0.9
+    optimizer = AdagradMomentum(1.0, epsilon=1e-10)
+    row = np.zeros(1), np.full(1, 1e-6), np.zeros(1), np.zeros(1)  # 1e-6 / sqrt(1e-12 + 1e-10)
+    check_one_step(optimizer, model_of(1.0, 0.0, False, 2, 1, 1e-10), *row)
+
+    def outside(w, g, a, m):
+        a = a + g**2
+        h = g / (np.sqrt(a) + 1e-10)
+        return w - h, a, h
+
+    with pytest.raises(AssertionError, match="w: 1 of 1 outside their bound"):
+        check_one_step(optimizer, outside, *row)
 
 
 def test_a_zero_gradient_decays_the_slots_and_moves_the_row():

@@ -1,4 +1,4 @@
-"""Adam without bias correction, against its formulas in float64 and, corrected by the rate, optax."""
+"""Adam without bias correction: its formulas in float64; optax, if the rate corrects the bias."""
 
 import math
 
@@ -12,6 +12,7 @@ from tests.embsim.optimizers.optax_oracle import check_trajectory
 from tests.embsim.optimizers.rounding import check_one_step
 
 F = np.float32
+FIRST = np.array([[0.0, 0.0], [1.0, -1.0], [0.0, 0.0], [0.0, 0.0]])  # w, g, m, v of a fresh row
 
 
 def model_of(rate, b1, b2, epsilon, inside):
@@ -30,8 +31,9 @@ def test_by_hand():
     assert one_row(adam, **row) == ([0.0], [4.0], [16.0])
     far = Adam(1.0, beta_1=0.5, beta_2=0.75, epsilon=12.0, sum_inside_sqrt=False)
     assert one_row(far, **row) == ([0.75], [4.0], [16.0])
-    near = Adam(1.0, beta_1=0.5, beta_2=0.75, epsilon=3.0)
-    assert one_row(near, **row) == ([1 - 4 / 5], [4.0], [16.0]) or True
+    near = Adam(1.0, beta_1=0.5, beta_2=0.75, epsilon=4.0)
+    still = {"w": [1.0], "g": [0.0], "momenta": [16.0], "velocities": [64.0]}
+    assert one_row(near, **still) == ([0.0], [8.0], [48.0])  # 8 / sqrt(48 + 16)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -55,17 +57,25 @@ def test_the_textbook_s_adam_is_a_schedule_of_the_rate():
 
 
 def test_there_is_no_bias_correction():
-    ((w,), _, _) = one_row(Adam(0.1), w=[0.0], g=[5.0])
-    assert abs(w + 0.1 * 0.1 / math.sqrt(0.001)) < 8 * 2.0**-24  # -0.316, not -0.1
+    # the first step is 0.1 * 0.1 / sqrt(0.001) = 0.316 long, not 0.1
+    def corrected(w, g, m, v):
+        return w - 0.1 * g / np.sqrt(g**2 + 1e-14), 0.1 * g, 0.001 * g**2
+
+    check_one_step(Adam(0.1), model_of(0.1, 0.9, 0.999, 1e-7, True), *FIRST)
+    with pytest.raises(AssertionError, match="w: 2 of 2 outside their bound"):
+        check_one_step(Adam(0.1), corrected, *FIRST)
 
 
 def test_epsilon_decides_at_tiny_gradients():
-    g = 1e-6  # v = 1e-15, epsilon^2 = 1e-14
-    ((inside,), _, _) = one_row(Adam(1.0), w=[0.0], g=[g])
-    ((outside,), _, _) = one_row(Adam(1.0, sum_inside_sqrt=False), w=[0.0], g=[g])
-    assert abs(inside + 1e-7 / math.sqrt(1e-15 + 1e-14)) < 16 * 2.0**-24
-    assert abs(outside + 1e-7 / (math.sqrt(1e-15) + 1e-7)) < 16 * 2.0**-24
-    assert abs(inside - outside) > 0.1
+    inside, outside = (model_of(1.0, 0.9, 0.999, 1e-7, where) for where in (True, False))
+    w, g, m, v = FIRST
+    tiny = w, 1e-6 * g, m, v  # v = 1e-15, epsilon^2 = 1e-14
+    check_one_step(Adam(1.0), inside, *tiny)
+    check_one_step(Adam(1.0, sum_inside_sqrt=False), outside, *tiny)
+    with pytest.raises(AssertionError, match="w: 2 of 2 outside their bound"):
+        check_one_step(Adam(1.0), outside, *tiny)
+    with pytest.raises(AssertionError, match="w: 2 of 2 outside their bound"):
+        check_one_step(Adam(1.0), model_of(1.0, 0.9, 0.999, 1e-8, True), *tiny)
 
 
 def test_a_zero_gradient_decays_the_slots_and_moves_the_row():

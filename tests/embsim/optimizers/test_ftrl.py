@@ -64,9 +64,7 @@ def test_a_fresh_row_with_a_zero_gradient_becomes_zero():
 
 
 def test_a_rate_of_zero_is_refused_in_the_form_that_divides_by_it():
-    with pytest.raises(
-        ValueError, match="learning rate is 0.*multiply_linear_by_learning_rate=True"
-    ):
+    with pytest.raises(ValueError, match=r"learning rate is 0, .* multiply_linear_by_learning"):
         FTRL(0.0).coefficients(0.0)
     multiplied = FTRL(0.0, multiply_linear_by_learning_rate=True)
     row = {"w": [1.0], "g": [4.0], "accumulators": [9.0], "linears": [-5.0]}
