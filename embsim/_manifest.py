@@ -50,7 +50,10 @@ def check_groups(groups: Mapping[str, Group]) -> None:
     for name, group in groups.items():
         for key, array in group.arrays.items():
             check_storable(key, array.dtype, f"array {key!r} of {name!r}")
-        json.dumps(group.meta)
+        try:
+            json.dumps(group.meta)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"meta of group {name!r}: {error}; it must be JSON") from error
 
 
 def write_groups(directory: Path, groups: Mapping[str, Group]) -> None:

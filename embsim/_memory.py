@@ -1,5 +1,4 @@
-"""Arrays that start at a multiple of 64 bytes: a cache line, and what XLA needs to take them over
-without a copy."""
+"""Arrays that start at a multiple of 64 bytes: a cache line; XLA takes them over without a copy."""
 
 from collections.abc import Sequence
 from math import prod

@@ -13,7 +13,7 @@ its file, see `_codegen.py`).
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -25,9 +25,10 @@ def kernel(function: F) -> F:
 
     The type checks that tests add to modules are taken off first.
     """
-    return numba.njit(nogil=True, error_model="numpy", cache=True)(inspect.unwrap(function))
+    compiled = numba.njit(nogil=True, error_model="numpy", cache=True)(inspect.unwrap(function))
+    return cast(F, compiled)
 
 
 def uncached_kernel(function: F) -> F:
     """As `kernel`, for source that has no file to keep the result beside."""
-    return numba.njit(nogil=True, error_model="numpy")(inspect.unwrap(function))
+    return cast(F, numba.njit(nogil=True, error_model="numpy")(inspect.unwrap(function)))

@@ -1,4 +1,4 @@
-"""Numbered checkpoints in a directory that at any moment, killed or not, holds the newest one whole.
+"""Numbered checkpoints in a directory that holds the newest one whole, even if a save is killed.
 
     root/000001/  manifest.json  model.safetensors  embedding.safetensors
     root/000002/  ...
@@ -65,14 +65,13 @@ def save_arrays(
 def load_arrays(
     path: str | os.PathLike[str], names: Sequence[str] | None = None
 ) -> dict[str, Group]:
-    """The groups `names` (None: all) of a checkpoint, every byte of them checked; see
-    `find_checkpoint` for `path`.
+    """The groups `names` (None: all) of a checkpoint, every byte of them checked.
 
-    The arrays are read-only views of the mapped files.
+    Which one `path` means is decided by find_checkpoint. The arrays are read-only views of the
+    mapped files.
 
     Raises:
-      CheckpointError: no checkpoint; a file missing, truncated or altered; a group that is not in
-        it.
+      CheckpointError: no checkpoint; a file missing, truncated or altered; no such group.
     """
     directory = find_checkpoint(path)
     try:
@@ -107,8 +106,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
             return directory
     found = sorted(os.listdir(root)) if root.is_dir() else "no such directory"
     raise CheckpointError(
-        f"no checkpoint in '{root}': found {found}; it must hold {LATEST} and a numbered directory, "
-        f"or {MANIFEST} if it is one checkpoint"
+        f"no checkpoint in '{root}': found {found}; it must hold {LATEST} and a numbered "
+        f"directory, or {MANIFEST} if it is one checkpoint"
     )
 
 
@@ -117,22 +116,28 @@ def _workspace(root: Path) -> Iterator[Path]:
     """A new, locked directory in `root`, removed at the end whatever happens."""
     for leftover in root.glob(f"{_SAVING}*"):
         _remove_if_abandoned(leftover)
-    work, lock = root / f"{_SAVING}{secrets.token_hex(8)}", -1
+    work, lock = _locked_directory(root)
     try:
-        while True:
-            work.mkdir()
-            lock = os.open(work, os.O_RDONLY)
-            if _try_lock(lock) is not False and work.is_dir():
-                break
-            os.close(
-                lock
-            )  # another save took it for a leftover, in the instant before it was locked
-            work, lock = root / f"{_SAVING}{secrets.token_hex(8)}", -1
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        if lock >= 0:
+        os.close(lock)
+
+
+def _locked_directory(root: Path) -> tuple[Path, int]:
+    while True:
+        work = root / f"{_SAVING}{secrets.token_hex(8)}"
+        work.mkdir()
+        try:
+            lock = os.open(work, os.O_RDONLY)
+            if _try_lock(lock) is not False and work.is_dir():
+                return work, lock
             os.close(lock)
+        except FileNotFoundError:
+            pass  # another save took it for a leftover, in the instant before it was locked
+        except BaseException:
+            work.rmdir()
+            raise
 
 
 def _remove_if_abandoned(leftover: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Value:
             "function"
         )
 
-    def __radd__(self, other: Any) -> NoReturn:
+    def __radd__(self, other: Any) -> Any:
         self.graph.value(other)
         raise AssertionError("unreachable: a value on the left would have added itself")
 

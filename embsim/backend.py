@@ -75,22 +75,18 @@ def get_backend(backend: "str | Backend") -> Backend:
 
 def _load(name: str) -> Backend:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name == "reference" and name not in found:  # running from a checkout that was not installed
-        from .reference import ReferenceBackend
-
-        return ReferenceBackend()
     if name not in found:
-        hint = '; backend "jax" needs the package embsim_tpu' if name == "jax" else ""
         raise BackendError(
-            f"backend {name!r} is not installed; installed are {sorted(found)}{hint}"
+            f"backend {name!r} is not installed; installed are {sorted(found)}; install the package "
+            f"that registers it under the entry-point group {GROUP!r}"
         )
     try:
         made = found[name].load()()
     except ImportError as error:
-        missing = error.name or str(error)
+        missing = error.name or "what is missing"
         raise BackendError(
-            f"backend {name!r} cannot be imported: {error}; install {missing!r}, for example with "
-            f'pip install "embsim[{name}]"'
+            f"backend {name!r} cannot be imported: {error}; pip install {missing}, or the extra of "
+            "the package that provides the backend"
         ) from error
     if not isinstance(made, Backend):
         raise BackendError(

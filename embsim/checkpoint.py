@@ -1,5 +1,4 @@
-"""One atomic checkpoint of an embedding and of whatever else a run consists of: dense model,
-optimizer, step."""
+"""One atomic checkpoint of an embedding and the rest of a run: dense model, optimizer, step."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,15 +18,16 @@ class Saveable(Protocol):
     """An object that is saved and restored in place, as TPUEmbedding is."""
 
     def prepare_save(self, drain: bool) -> tuple[dict[str, np.ndarray], Any]:
-        """Arrays by name and what else must be known, as JSON. They may be views: nothing may
-        change until save returns."""
+        """Arrays by name, and what else must be known as JSON.
+
+        They may be views of what is used for training: nothing may change until save returns.
+        """
         ...
 
     def prepare_restore(self, arrays: Mapping[str, np.ndarray], meta: Any) -> Callable[[], None]:
-        """Check everything, change nothing, and return the function that takes over the saved state
-        and cannot fail.
+        """Check everything, change nothing, and return the function that takes it over.
 
-        The arrays are read-only views of mapped files.
+        The arrays are read-only views of mapped files. The function may not fail.
         """
         ...
 
@@ -46,8 +46,9 @@ class Checkpoint:
     >>> import tempfile
     >>> params = {"w": np.float32([1, 2]), "step": 7}
     >>> with tempfile.TemporaryDirectory() as directory:
-    ...     path = Checkpoint(model=params).save(directory) ...     restored =
-    Checkpoint(model={"w": np.zeros(2, np.float32), "step": 0}).restore(directory)
+    ...     path = Checkpoint(model=params).save(directory)
+    ...     template = {"w": np.zeros(2, np.float32), "step": 0}
+    ...     restored = Checkpoint(model=template).restore(directory)
     >>> os.path.basename(path), restored["model"]
     ('000001', {'w': array([1., 2.], dtype=float32), 'step': 7})
     """
@@ -59,7 +60,8 @@ class Checkpoint:
             )
         if not objects:
             raise ValueError(
-                "Checkpoint: found no objects; name at least one, as in Checkpoint(embedding=embedding)"
+                "Checkpoint: found no objects; name at least one, as in "
+                "Checkpoint(embedding=embedding)"
             )
         self._keep = keep
         self._objects = objects
@@ -82,24 +84,19 @@ class Checkpoint:
             for name, tree in self._objects.items()
             if not _is_saveable(tree)
         }
-        groups = {}
-        for (
-            name,
-            value,
-        ) in (
-            self._objects.items()
-        ):  # a drain changes state: only now, after the checks of the pytrees
-            groups[name] = pytrees[name] if name in pytrees else _object_group(value, drain)
+        groups = {  # objects only now: a drain changes them, so the pytrees must be in order
+            name: pytrees[name] if name in pytrees else _object_group(value, drain)
+            for name, value in self._objects.items()
+        }
         return save_arrays(path, groups, self._keep)
 
     def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Restore every object from the checkpoint that LATEST names, or from a numbered directory
-        that `path` itself is.
+        """Restore every object from the newest checkpoint below `path`; return the pytrees by name.
 
-        Returns the pytrees by name, leaf by leaf of the kind that was given: NumPy, JAX (with its
-        sharding) or Python number. Embeddings are restored in place and are not in the dict. Either
-        all objects are restored or none: each is checked before the first changes. The checkpoint
-        may hold more than is asked for.
+        Leaves are of the kind that was given: NumPy, JAX (with its sharding) or Python number.
+        Embeddings are restored in place and are not in the dict. Either all objects are restored or
+        none: each is checked before the first changes. `path` may also be one numbered checkpoint.
+        A checkpoint may hold more than is asked for.
 
         Raises:
           CheckpointError: no checkpoint there; a file missing, truncated or altered; another

@@ -152,13 +152,13 @@ class Engine:
                     version = law.visible(self.schedule, self._progress)
                     found = self._store.lookup(entry.plans, entry.device_plan, version)
                     activations = by_feature(entry.outputs, found)
-                self._queue.take(activations)
                 self._progress = replace(self._progress, dequeued=self._progress.dequeued + 1)
             else:
                 call = "dequeue of an inference step"
                 law.check_nothing_waits(call, self._progress, self._contents())
                 found = self._store.look(entry.plans, entry.device_plan)
                 activations = by_feature(entry.outputs, found)
+            self._queue.take(activations)
             self._changed.notify_all()
             return activations
 
@@ -270,7 +270,7 @@ class Engine:
         """Start of strategy.run: the updates of the run are held back until its end."""
         with self._changed:
             self._before_run = (self._progress, self._queue.saved(), list(self._store.pending))
-            self._store.may_apply = self._progress.submitted
+            self._store.may_apply = law.visible(self.schedule, self._progress)
 
     def commit_run(self) -> None:
         with self._changed:

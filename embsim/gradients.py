@@ -1,7 +1,7 @@
 """What the caller gives to apply_gradients -> one float32 array per table, checked."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from .plan import Output
 from .tables import Tables
 
 
+@runtime_checkable
 class Receiver(Protocol):
     """The part of an engine that decides what a gradient must look like."""
 

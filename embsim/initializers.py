@@ -1,9 +1,8 @@
-"""Initial values of tables: a function of (seed, table name, row, column) alone, not of replicas,
-shards or backend.
+"""Initial values of tables: a function of (seed, table name, row, column) and of nothing else.
 
-Element e = row * dim + column takes draw e of a counter-based generator, so any range of rows can
-be made without the others. The bits are those of every machine: only IEEE + - * / and sqrt are
-used, none of them inside a library function.
+Not of replicas, shards, threads or backend. Element e = row * dim + column takes draw e of a
+counter-based generator, so any range of rows can be made without the others. The bits are those of
+every machine: only IEEE + - * / and sqrt are used, none of them inside a library function.
 """
 
 import hashlib
@@ -21,16 +20,14 @@ from ._threads import parallel, ranges
 
 CHUNK = 2**18  # elements that one task makes
 BLOCK = 2**16  # elements at a time: few calls, and temporaries that stay in the cache
-CUT = 2.0  # standard deviations
-CUT_MASS = 0.9544997361036416  # Phi(CUT) - Phi(-CUT)
+CUT_MASS = 0.9544997361036416  # Phi(2) - Phi(-2): what two standard deviations leave
 
 Initializer = Callable[..., Any]
 
 
 @runtime_checkable
 class RowInitializer(Protocol):
-    """An initializer that can make any rows alone. Only such a one is asked in pieces, by several
-    threads."""
+    """An initializer that can make any rows alone: it is asked for pieces, by several threads."""
 
     def values(
         self, seed: int, table_name: str, start_row: int, stop_row: int, dim: int
@@ -40,8 +37,7 @@ class RowInitializer(Protocol):
 def truncated_normal(
     mean: float = 0.0, stddev: float | None = None, seed: int | None = None
 ) -> "TruncatedNormal":
-    """Normal, cut at two standard deviations; `stddev` None is 1/sqrt(dim). The default of every
-    table.
+    """Normal, cut at two standard deviations; `stddev` None is 1/sqrt(dim). Every table's default.
 
     The realised standard deviation is 0.88 of `stddev`, as in TensorFlow. `seed` None takes the
     embedding's.
@@ -63,8 +59,7 @@ def constant(value: float = 0.0) -> "Constant":
 
 
 def row_id(offset: float = 0) -> "RowId":
-    """table[i, :] = offset + i, for tests that must know which row they see. TensorFlow's
-    RowIdInitializer.
+    """table[i, :] = offset + i: shows which row was read. TensorFlow's RowIdInitializer.
 
     >>> row_id(10)((2, 3), np.float32)
     array([[10., 10., 10.],
@@ -78,12 +73,12 @@ def initial_table(
 ) -> Float32[np.ndarray, "rows dim"]:
     """[vocabulary_size, dim], its own memory, aligned. None is `truncated_normal()`.
 
-    A RowInitializer is asked for pieces; any other is called once, as initializer((vocabulary_size,
-    dim), np.float32).
+    A RowInitializer is asked for pieces; any other is called once, with (vocabulary_size, dim) and
+    np.float32.
 
     Raises:
-      ValueError: a class in place of an instance; another shape; a result that is no array of real
-        numbers.
+      ValueError: a class in place of an instance; a result of another shape, or that is no array of
+        real numbers.
     """
     if isinstance(initializer, type):
         raise ValueError(
@@ -125,10 +120,8 @@ class TruncatedNormal:
         self, seed: int, table_name: str, start_row: int, stop_row: int, dim: int
     ) -> Float32[np.ndarray, "rows dim"]:
         """mean + stddev * z in float64, rounded once; z by inverse CDF, one draw an element."""
-        mean, stddev = (
-            float(self.mean),
-            1 / math.sqrt(dim) if self.stddev is None else float(self.stddev),
-        )
+        mean = float(self.mean)
+        stddev = 1 / math.sqrt(dim) if self.stddev is None else float(self.stddev)
 
         def transform(u: Float64[np.ndarray, " block"]) -> None:
             u -= 0.5
@@ -220,14 +213,12 @@ def _draw(
     dim: int,
     transform: Callable[[np.ndarray], None],
 ) -> Float32[np.ndarray, "rows dim"]:
-    """Draws start_row * dim .. stop_row * dim of the table's stream, made into values in place,
-    block by block."""
+    """Draws start_row * dim .. stop_row * dim of the table's stream, block by block into values."""
     out = np.empty((stop_row - start_row, dim), np.float32)
     flat, first = out.reshape(-1), start_row * dim
     lead = first % 4  # a Philox counter gives four draws
-    digest = hashlib.sha256(
-        f"embsim.initializers\0{seed}\0{table_name}".encode("utf-8", "surrogatepass")
-    ).digest()
+    stream = f"embsim.initializers\0{seed}\0{table_name}".encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(stream).digest()
     philox = np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=first // 4)
     generator = np.random.Generator(philox)
     generator.random(lead)
@@ -241,8 +232,7 @@ def _draw(
 
 
 def _whole(initializer: RowInitializer, shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """The table of an initializer that is called directly: of no name, and of seed 0 if it has none
-    of its own."""
+    """For an initializer that is called directly: a table of no name, of seed 0 if it has none."""
     if not shape:
         raise ValueError(f"{initializer}: shape is {shape}; a table has the shape (rows, dim)")
     rows, dim = math.prod(shape[:-1]), shape[-1]

@@ -143,7 +143,8 @@ class SparseTensor:
         return self.values.dtype
 
     def __repr__(self) -> str:
-        return f"SparseTensor({len(self.values)} values of {self.dtype}, shape={self.dense_shape})"
+        values = f"{len(self.values)} values of {self.dtype}"
+        return f"SparseTensor({values}, dense_shape={self.dense_shape})"
 
 
 def positions(values: np.ndarray, splits: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

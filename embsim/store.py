@@ -31,7 +31,7 @@ class Store:
         self.backend = backend
         self.specs = {spec.name: spec for spec in tables.specs}
         self.version = 0
-        self.may_apply: int | None = None  # set during a run: later updates may have to be undone
+        self.may_apply: int | None = None  # set during a run, whose steps may be undone
         self.pending: list[PendingUpdate] = []
         self._seed = seed
         self._made: Any = None

@@ -7,33 +7,20 @@
 Replicas that make different calls would hang a TPU: here all that wait get a DeadlockError.
 """
 
-import contextvars
 import copy
 import functools
-import math
 import operator
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
 
 from . import datasets
 from .datasets import DistributedDataset, InputContext, InputOptions, PerReplica
-from .errors import DeadlockError
-
-
-class ReduceOp(Enum):
-    """How the replicas' values become one. The strings 'sum', 'mean', 'max', 'min' serve too."""
-
-    SUM = "sum"
-    MEAN = "mean"
-    MAX = "max"
-    MIN = "min"
+from .reduction import ReduceOp, checked_op, reduced
+from .rendezvous import Rendezvous, run_replicas
 
 
 @runtime_checkable
@@ -130,21 +117,21 @@ class TPUStrategy:
         all elements, even where replicas have unequal numbers of them. A plain leaf stands for the
         same value in all replicas: its sum is refused if there are several. None stays None.
         """
-        kind = _checked_op(op, "strategy.reduce")
+        kind = checked_op(op, "strategy.reduce")
 
-        def reduced(leaf: Any) -> Any:
+        def of_leaf(leaf: Any) -> Any:
             if leaf is None:
                 return None
             if isinstance(leaf, PerReplica):
-                return _reduced(kind, leaf.values, axis)
+                return reduced(kind, leaf.values, axis)
             if kind == "sum" and self.num_replicas_in_sync > 1:
                 raise ValueError(
                     f"strategy.reduce: sum of a plain {type(leaf).__name__} over "
                     f"{self.num_replicas_in_sync} replicas; pass the PerReplica that run returned"
                 )
-            return _reduced(kind, (leaf,), axis)
+            return reduced(kind, (leaf,), axis)
 
-        return datasets.map_structure(reduced, value)
+        return datasets.map_structure(of_leaf, value)
 
     def experimental_local_results(self, value: Any) -> tuple[Any, ...]:
         """One entry per replica; (value,) if nothing in it is PerReplica."""
@@ -180,14 +167,14 @@ class TPUStrategy:
             self._participants = [other for other in self._participants if other is not participant]
 
     def _run_replicas(self, calls: list[Callable[[], Any]]) -> list[Any]:
-        rendezvous = _Rendezvous(len(calls))
+        rendezvous = Rendezvous(len(calls))
         contexts = [ReplicaContext(self, i, rendezvous) for i in range(len(calls))]
 
         def replica(index: int) -> Any:
             with self.scope(), _entered(contexts[index]):
                 return calls[index]()
 
-        return _results(replica, rendezvous)
+        return run_replicas(replica, rendezvous)
 
     @contextmanager
     def _exclusive(self, call: str) -> Generator[None]:
@@ -216,7 +203,7 @@ class ReplicaContext:
 
     strategy: TPUStrategy
     replica_id_in_sync_group: int
-    _rendezvous: "_Rendezvous" = field(repr=False)
+    _rendezvous: Rendezvous = field(repr=False)
 
     @property
     def num_replicas_in_sync(self) -> int:
@@ -225,7 +212,7 @@ class ReplicaContext:
     def all_reduce(self, op: str | ReduceOp, value: Any) -> Any:
         """`embsim.all_reduce` in TensorFlow's order of arguments."""
         refuse_tracing("all_reduce")
-        call = f"all_reduce({_checked_op(op, 'all_reduce')!r})"
+        call = f"all_reduce({checked_op(op, 'all_reduce')!r})"
 
         def combine(values: list[Any]) -> list[Any]:
             total = self.strategy.reduce(op, datasets.merge_replicas(values, f"{call}: value"))
@@ -298,218 +285,3 @@ def _entered(replica: ReplicaContext | None) -> Generator[None]:
         yield
     finally:
         _thread.replica = outer
-
-
-def _checked_op(op: str | ReduceOp, call: str) -> str:
-    name = op.value if isinstance(op, ReduceOp) else op.lower() if isinstance(op, str) else ""
-    if name not in _BINARY:
-        raise ValueError(f"{call}: op is {op!r}; it must be one of {', '.join(map(repr, _BINARY))}")
-    return name
-
-
-def _reduced(op: str, values: Sequence[Any], axis: Any) -> Any:
-    count = len(values)
-    if axis is not None:
-        axes = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
-        arrays = [value if hasattr(value, "shape") else np.asarray(value) for value in values]
-        count = sum(math.prod(array.shape[k] for k in axes) for array in arrays)
-        values = [getattr(array, "sum" if op == "mean" else op)(axis=axes) for array in arrays]
-    shapes = ["None" if value is None else str(np.shape(value)) for value in values]
-    if len(set(shapes)) > 1:
-        raise ValueError(f"{op} over replicas: shapes are {', '.join(shapes)}; they must be equal")
-    dtypes = [getattr(value, "dtype", type(value)) for value in values]
-    if op in ("sum", "mean") and any(dtype in (bool, np.bool_) for dtype in dtypes):
-        raise TypeError(f"{op} over replicas: values are bool; cast them to a number first")
-    total = functools.reduce(_BINARY[op], values)
-    return total / count if op == "mean" else total
-
-
-def _elementwise(name: str) -> Callable[[Any, Any], Any]:
-    def function(a: Any, b: Any) -> Any:
-        namespace = a.__array_namespace__() if hasattr(a, "__array_namespace__") else np
-        return getattr(namespace, name)(a, b)
-
-    return function
-
-
-_BINARY = {
-    "sum": operator.add,
-    "mean": operator.add,
-    "max": _elementwise("maximum"),
-    "min": _elementwise("minimum"),
-}
-
-
-# The rendezvous. It knows threads and calls, nothing of strategies.
-
-
-class _Aborted(BaseException):
-    """Ends a replica whose run failed elsewhere. No Exception, so that user code lets it pass."""
-
-
-class _Meeting:
-    """One collective call: who came with what, and then what each replica gets."""
-
-    def __init__(self) -> None:
-        self.names: dict[int, str] = {}
-        self.values: dict[int, Any] = {}
-        self.outcomes: dict[int, tuple[Any, BaseException | None]] = {}
-
-
-class _Rendezvous:
-    """Where the replicas of one run meet.
-
-    Nothing is decided before every replica has arrived, returned or failed; so what a run does,
-    its errors included, does not depend on timing. And nothing waits for anything else: no hang.
-    """
-
-    def __init__(self, num_replicas: int) -> None:
-        self.num_replicas = num_replicas
-        self.context = contextvars.copy_context()
-        self.changed = threading.Condition()
-        self.meeting = _Meeting()
-        self.ended: dict[int, BaseException | None] = {}
-        self.deadlock: str | None = None
-        self.stopped = False
-
-    def meet(self, replica: int, name: str, value: Any, combine: Callable[..., Any]) -> Any:
-        with self.changed:
-            if self.stopped:
-                raise _Aborted
-            meeting = self.meeting
-            meeting.names[replica], meeting.values[replica] = name, value
-            complete = self._settle()
-        if complete:
-            outcomes = self._combined(meeting, combine)
-            with self.changed:
-                meeting.outcomes, self.meeting = outcomes, _Meeting()
-                self.changed.notify_all()
-        with self.changed:
-            self.changed.wait_for(lambda: meeting.outcomes or self.stopped)
-            if not meeting.outcomes:
-                raise _Aborted
-        result, error = meeting.outcomes[replica]
-        if error is not None:
-            raise error
-        return result
-
-    def end(self, replica: int, error: BaseException | None) -> None:
-        with self.changed:
-            self.ended[replica] = error
-            self.stopped = self.stopped or error is not None
-            self._settle()
-            self.changed.notify_all()
-
-    def stop(self) -> None:
-        with self.changed:
-            self.stopped = True
-            self.changed.notify_all()
-
-    def wait_until_ended(self, count: int) -> None:
-        with self.changed:
-            self.changed.wait_for(lambda: len(self.ended) >= count)
-
-    def raise_error(self) -> None:
-        """The error of the lowest replica that has one of its own, if any."""
-        for replica in range(self.num_replicas):
-            error = self.ended[replica]
-            if error is not None and not _is_abort(error):
-                raise error
-        if self.deadlock is not None:
-            raise DeadlockError(self.deadlock)
-
-    def _settle(self) -> bool:
-        """Whether all replicas are at the same call. If they can never be, the deadlock."""
-        names = self.meeting.names
-        if self.stopped or not names or len(names) + len(self.ended) < self.num_replicas:
-            return False
-        if not self.ended and len(set(names.values())) == 1:
-            return True
-        self.deadlock = _deadlock_message(names, self.num_replicas)
-        self.meeting.outcomes = {i: (None, DeadlockError(self.deadlock)) for i in names}
-        self.stopped = True
-        self.changed.notify_all()
-        return False
-
-    def _combined(self, meeting: _Meeting, combine: Callable[..., Any]) -> dict[int, Any]:
-        replicas = range(self.num_replicas)
-        try:
-            results = self.context.run(combine, [meeting.values[i] for i in replicas])
-            assert len(results) == self.num_replicas, "combine returns one result for each replica"
-            return {i: (results[i], None) for i in replicas}
-        except BaseException as error:
-            return {i: (None, _twin(error) if i else error) for i in replicas}
-
-
-def _results(replica: Callable[[int], Any], rendezvous: _Rendezvous) -> list[Any]:
-    """[replica(0), replica(1), ...], each in a thread; a lone one in this thread."""
-    results: list[Any] = [None] * rendezvous.num_replicas
-
-    def body(index: int) -> None:
-        failure = None
-        try:
-            results[index] = replica(index)
-        except BaseException as error:
-            failure = error
-        rendezvous.end(index, failure)
-
-    if len(results) == 1:
-        contextvars.copy_context().run(body, 0)
-    else:
-        _run_threads(body, rendezvous)
-    rendezvous.raise_error()
-    return results
-
-
-def _run_threads(body: Callable[[int], None], rendezvous: _Rendezvous) -> None:
-    threads: list[threading.Thread] = []
-    for i in range(rendezvous.num_replicas):
-        run, name = contextvars.copy_context().run, f"replica-{i}"
-        threads.append(threading.Thread(target=run, args=(body, i), name=name, daemon=True))
-    try:
-        for thread in threads:
-            thread.start()
-        # Not join: Ctrl-C within a join makes Python 3.11 take the thread for ended.
-        rendezvous.wait_until_ended(len(threads))
-    except BaseException:
-        rendezvous.stop()
-        rendezvous.wait_until_ended(sum(thread.ident is not None for thread in threads))
-        raise
-    for thread in threads:
-        thread.join()
-
-
-def _deadlock_message(names: dict[int, str], num_replicas: int) -> str:
-    groups: dict[str, list[int]] = {}
-    for replica in range(num_replicas):
-        groups.setdefault(names.get(replica, ""), []).append(replica)
-    parts: list[str] = []
-    for name, replicas in groups.items():
-        one = len(replicas) == 1
-        who = f"replica{'' if one else 's'} {', '.join(map(str, replicas))}"
-        call = name if "(" in name else f"{name}()"
-        did = f"call{'s' if one else ''} {call}" if name else f"{'has' if one else 'have'} returned"
-        parts.append(f"{who} {did}")
-    return (
-        f"strategy.run: {' while '.join(parts)}; "
-        "all replicas must make the same engine calls in the same order"
-    )
-
-
-def _is_abort(error: BaseException | None) -> bool:
-    """Whether the abort is why the replica failed: it, or what was raised while it passed."""
-    while error is not None and not isinstance(error, _Aborted):
-        error = error.__context__
-    return error is not None
-
-
-def _twin(error: BaseException) -> BaseException:
-    """A copy for another thread, since raising an exception writes its traceback."""
-    try:
-        twin = copy.copy(error)
-    except Exception:
-        return error
-    if type(twin) is not type(error):
-        return error
-    twin.__cause__, twin.__context__ = error.__cause__, error.__context__
-    return twin.with_traceback(error.__traceback__)

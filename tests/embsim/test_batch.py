@@ -200,7 +200,7 @@ class TestIds:
         table = TableConfig(2**31 - 1, 1)
         assert batch_of([2**31 - 2], config=FeatureConfig(table)).ids.tolist() == [2**31 - 2]
         with pytest.raises(
-            BatchError, match="id 2147483647 in sample 0, .* but the table has rows"
+            BatchError, match=r"id 2147483647 in sample 0, .* but the table has rows"
         ):
             batch_of([2**31 - 1], config=FeatureConfig(table))
 

@@ -1,5 +1,5 @@
 from collections import OrderedDict, defaultdict, namedtuple
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from embsim.batch import make_batch, per_replica_shapes
 from embsim.config import FeatureConfig, TableConfig
+from embsim.convert import as_feature, keyed_jagged
 from embsim.errors import BatchError
 from embsim.nest import flatten, flatten_up_to, pack, pad_batch
 from embsim.ragged import RaggedTensor, SparseTensor
@@ -180,28 +181,8 @@ class TestPadBatch:
             pad_batch(features, size)
 
     def test_weights_of_their_own_are_never_lost(self):
-        class Jagged:
-            def values(self):
-                return np.array([1])
-
-            def lengths(self):
-                return np.array([1])
-
-            def weights_or_none(self):
-                return np.array([0.5])
-
         with pytest.raises(BatchError, match="with weights of its own; pad the two apart"):
-            pad_batch([Jagged()], 2)
-
-        class Keyed(Jagged):
-            def keys(self):
-                return ["a"]
-
-            def to_dict(self):
-                return {"a": Jagged()}
-
-        with pytest.raises(BatchError, match="features with weights of their own"):
-            pad_batch(Keyed(), 2)
+            pad_batch([jagged([1], [1], [0.5])], 2)
 
     def test_a_padded_batch_has_the_shape_of_a_full_one(self):
         table = TableConfig(512, 2)
@@ -223,3 +204,47 @@ class TestPadBatch:
         assert found[1] == [[1], [2], [3]] + [[]] * 9
         assert found[2] == [[5, 6], [], [], []]
         assert found[3] == [[8], [9]] + [[]] * 6
+
+
+def jagged(values, lengths, weights=None):
+    arrays = [np.array(values), np.array(lengths), None if weights is None else np.array(weights)]
+    names = ("values", "lengths", "weights_or_none")
+    return SimpleNamespace(**{n: lambda a=a: a for n, a in zip(names, arrays, strict=True)})
+
+
+def keyed(parts):
+    return SimpleNamespace(keys=lambda: list(parts), to_dict=lambda: parts, **vars(parts["b"]))
+
+
+class TestKeyedJagged:
+    """TorchRec's KeyedJaggedTensor stands for a dict of features."""
+
+    def test_ids_and_weights_by_key(self):
+        parts = {"b": jagged([3, 7], [2, 0], [0.5, 1.0]), "a": jagged([3], [1, 0], [2.0])}
+        features, weights = keyed_jagged(keyed(parts))
+        assert {key: bags.to_list() for key, bags in features.items()} == {
+            "b": [[3, 7], []],
+            "a": [[3], []],
+        }
+        assert weights["b"].to_list() == [[0.5, 1.0], []] and weights["a"].to_list() == [[2.0], []]
+        with pytest.raises(BatchError, match="features with weights of their own"):
+            pad_batch(keyed(parts), 4)
+
+    def test_without_weights(self):
+        parts = {"b": jagged([3, 7], [2, 0])}
+        assert keyed_jagged(keyed(parts))[1] is None
+        assert pad_batch(keyed(parts), 3)[0]["b"].to_list() == [[3, 7], [], []]
+
+    def test_a_key_may_occur_once(self):
+        features = keyed({"b": jagged([3], [1])})
+        features.keys = lambda: ["b", "b"]
+        with pytest.raises(BatchError, match=r"keys \['b', 'b'\]; each may occur once"):
+            keyed_jagged(features)
+
+    def test_it_is_no_single_feature(self):
+        with pytest.raises(TypeError, match=r"'clicks': .*it replaces a whole dict of features"):
+            as_feature(keyed({"b": jagged([3], [1])}), "feature 'clicks'")
+
+    def test_other_things_are_none(self):
+        for value in ({"a": [1]}, [1], np.ones(1), jagged([1], [1])):
+            assert keyed_jagged(value) is None

@@ -192,7 +192,10 @@ def test_the_engine_inside_run(name, replicas):
 
     def step():
         context = embsim.get_replica_context()
-        mine = slice(context.replica_id * per_replica, (context.replica_id + 1) * per_replica)
+        mine = slice(
+            context.replica_id_in_sync_group * per_replica,
+            (context.replica_id_in_sync_group + 1) * per_replica,
+        )
         local = {n: embsim.RaggedTensor.from_lists(b[mine], np.int32) for n, b in batch.items()}
         local["friends"] = sparse(batch["friends"][mine])
         embedding.enqueue(local)

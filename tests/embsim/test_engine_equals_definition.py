@@ -1,0 +1,280 @@
+"""The engine equals the definition, bit for bit, after every legal call of a random program.
+
+An illegal call must raise and change nothing: whatever it changed, a later comparison finds.
+"""
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import embsim
+from embsim.optimizers import FTRL, SGD, Adagrad, AdagradMomentum, Adam, RowwiseAdagrad
+from tests.embsim.programs import F, Feature, FeatureBatch, Pair, World
+
+# Sums of these depend on their order; 1e-30 squared is 0, so that denominators vanish.
+NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.0, 0.1, -0.3, 3.0, 1 / 3, 1e-3, -70.0, 1e4, 2.0**24, 1e-30]
+WILD = [*NUMBERS, float("nan"), float("inf"), -3e38]
+RATES = [0.1, 1.0, 0.0, 2.0**-3, lambda: 0.3, lambda step: 0.5 / (1 + step)]
+POSITIVE = [rate for rate in RATES if rate != 0.0]  # FTRL divides by its rate
+
+
+def one_of(*values):
+    return st.sampled_from(values)
+
+
+# One kernel is compiled for each choice among `structure`: few. Numbers cost nothing.
+STRUCTURES = (
+    (SGD, {}),
+    (SGD, {"clipvalue": 0.5, "weight_decay_factor": 0.1}),
+    (SGD, {"use_gradient_accumulation": False, "clip_weight_max": 1.0}),
+    (Adagrad, {}),
+    (Adagrad, {"clipvalue": (None, 1.0), "clip_weight_min": -1.0, "clip_weight_max": 2.0}),
+    (Adagrad, {"use_gradient_accumulation": False, "weight_decay_factor": 0.01}),
+    (RowwiseAdagrad, {}),
+    (RowwiseAdagrad, {"use_gradient_accumulation": False, "initial_accumulator_value": 0.1}),
+    (AdagradMomentum, {"momentum": 0.9}),
+    (AdagradMomentum, {"momentum": 0.5, "use_nesterov": True, "beta2": 0.9}),
+    (AdagradMomentum, {"exponent": 3, "epsilon": 0.1, "clipvalue": (-0.25, None)}),
+    (Adam, {}),
+    (Adam, {"sum_inside_sqrt": False, "beta_1": 0.0, "weight_decay_factor": 0.3}),
+    (Adam, {"lazy_adam": False}),
+    (Adam, {"lazy_adam": False, "weight_decay_factor": 0.1, "clipvalue": 0.3}),
+    (FTRL, {}),
+    (FTRL, {"l1_regularization_strength": 0.1, "l2_regularization_strength": 0.2, "beta": 0.5}),
+    (FTRL, {"multiply_linear_by_learning_rate": True, "l1_regularization_strength": 0.3}),
+    (FTRL, {"learning_rate_power": -0.3, "clip_weight_max": 0.5}),
+)
+
+
+@st.composite
+def optimizers(draw):
+    kind, options = draw(st.sampled_from(STRUCTURES))
+    rate = draw(st.sampled_from(POSITIVE if kind is FTRL else RATES))
+    options = dict(options)
+    if "weight_decay_factor" in options:
+        options["multiply_weight_decay_factor_by_learning_rate"] = draw(one_of(None, False, True))
+    return kind(rate, **options)
+
+
+def arrays(shape, numbers=NUMBERS):
+    element = st.sampled_from(numbers)
+    return hnp.arrays(np.float32, shape, elements=element.map(F), fill=element.map(F))
+
+
+@st.composite
+def tables(draw):
+    rows, dim = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    values = draw(st.none() | arrays((rows, dim)))
+    quantization = draw(
+        one_of(None, None, None)
+        | st.builds(embsim.QuantizationConfig, one_of(2, 5, 256), st.just(-1.0), one_of(0.1, 3.0))
+    )
+    return embsim.TableConfig(
+        rows,
+        dim,
+        initializer=None if values is None else lambda shape, dtype: values,
+        optimizer=draw(optimizers()),
+        combiner=draw(one_of("mean", "sum", "sqrtn")),
+        quantization_config=quantization,
+    )
+
+
+@st.composite
+def worlds(draw):
+    configs = draw(st.lists(tables(), min_size=1, max_size=2))
+    kinds = one_of("plain", "plain", "sequence", "deep", "shaped", "shaped_sequence")
+    features = []
+    for _ in range(draw(st.integers(len(configs), 3))):
+        kind = draw(kinds)
+        length = draw(st.integers(1 if kind == "sequence" else 0, 3)) if kind != "plain" else 0
+        features.append(Feature(kind, draw(st.sampled_from(configs)), length))
+    used = {feature.table: feature.table.optimizer for feature in features}
+    schedule = embsim.Schedule(
+        staleness=draw(st.integers(0, 3)),
+        drain_every=draw(one_of(None, None, 1, 2, 3, 4)),
+        warmup_steps=draw(one_of(0, 0, 1, 2, 3)),
+    )
+    nests = ("list", "tuple", "dict") if len(features) == 1 else ("list", "tuple", "dict", "nested")
+    return World(
+        tuple(features),
+        used,
+        samples=draw(st.integers(1, 4)),
+        schedule=schedule,
+        nest=draw(st.sampled_from(nests)),
+        queue_capacity=draw(one_of(8, 1, 2, 5)),
+    )
+
+
+def divisors(samples):
+    return [n for n in (1, 2, 4) if samples % n == 0]
+
+
+@st.composite
+def feature_batches(draw, feature, samples, wild):
+    ids = st.integers(0, feature.table.vocabulary_size - 1)
+    count = feature.bags(samples)
+    forms = {"deep": ("sparse",), "plain": ("ragged", "sparse", "lists", "dense", "column", "flat")}
+    forms = forms.get(feature.kind, ("ragged", "sparse", "lists"))
+    forms = ("ragged", "lists") if feature.kind.startswith("shaped") else forms
+    form, id_type = draw(st.sampled_from(forms)), draw(one_of("i4", "i8", "u1"))
+    if form in ("dense", "column", "flat"):
+        bags = [[i] for i in draw(st.lists(ids, min_size=count, max_size=count))]
+        return FeatureBatch(bags, form, id_type=id_type)
+    weighted = "sequence" not in feature.kind and draw(st.booleans())
+    items = ids
+    if weighted:
+        numbers = WILD if wild else NUMBERS
+        items = st.tuples(ids, st.sampled_from(numbers).map(lambda x: float(F(x))))
+    elif feature.kind == "sequence" and form == "sparse":
+        items = ids | st.none()
+    bags = draw(st.lists(st.lists(items, max_size=4), min_size=count, max_size=count))
+    stride = draw(st.integers(1, 2)) if form == "sparse" and "sequence" not in feature.kind else 1
+    weight_type = "f4" if form == "lists" else draw(one_of("f4", "f8"))
+    return FeatureBatch(bags, form, weighted, id_type, weight_type, stride)
+
+
+def batches(world, wild):
+    return st.tuples(*(feature_batches(f, world.samples, wild) for f in world.features))
+
+
+@st.composite
+def gradients(draw, world, wild):
+    leaves = []
+    for feature in world.features:
+        values = draw(st.none() | arrays(feature.shape(world.samples), WILD if wild else NUMBERS))
+        leaves.append(values)
+    return leaves
+
+
+class Programs(RuleBasedStateMachine):
+    """Calls in any order. `watched`: tables and slots are compared after every call, not only at the end."""
+
+    @initialize(
+        world=worlds(), data=st.data(), watched=st.booleans(), wild=one_of(False, False, True)
+    )
+    def open(self, world, data, watched, wild):
+        self.world, self.watched, self.wild = world, watched, wild
+        self.pair = Pair(
+            world, data.draw(st.sampled_from(divisors(world.samples)), label="replicas")
+        )
+
+    def batch(self, data):
+        return data.draw(batches(self.world, self.wild), label="batch")
+
+    def gradients(self, data):
+        return data.draw(gradients(self.world, self.wild), label="gradients")
+
+    @rule(data=st.data(), training=one_of(True, True, False))
+    def enqueue(self, data, training):
+        self.pair.enqueue(self.batch(data), training)
+
+    @rule()
+    def dequeue(self):
+        self.pair.dequeue()
+
+    @rule(data=st.data())
+    def apply_gradients(self, data):
+        self.pair.apply_gradients(self.gradients(data))
+
+    @rule(data=st.data())
+    def train(self, data):
+        """One step of a loop that keeps whatever is in flight in flight."""
+        self.pair.enqueue(self.batch(data))
+        while not self.pair.can_dequeue() and self.pair.waiting:
+            self.pair.apply_gradients(self.gradients(data))
+        self.pair.dequeue()
+
+    @precondition(lambda self: not self.pair.queue and not self.pair.waiting)
+    @rule(data=st.data(), training=one_of(True, True, False))
+    def run_with_enqueue(self, data, training):
+        self.pair.run(self.batch(data), self.gradients(data), training, enqueue_inside=True)
+
+    @precondition(lambda self: self.pair.queue and not self.pair.waiting)
+    @rule(data=st.data(), fail=one_of(False, False, True))
+    def run(self, data, fail):
+        training = self.pair.queue[0][1]
+        self.pair.run(None, self.gradients(data), training, enqueue_inside=False, fail=fail)
+
+    @rule()
+    def drain(self):
+        self.pair.drain()
+
+    @rule()
+    def abandon(self):
+        self.pair.abandon()
+
+    @rule()
+    def look(self):
+        self.pair.check_state()
+
+    @rule()
+    def snapshot(self):
+        self.pair.check_snapshot()
+
+    @rule(drain=one_of(False, False, True))
+    def save(self, drain):
+        self.pair.save(drain)
+
+    @precondition(lambda self: self.pair.saves)
+    @rule(data=st.data())
+    def restore(self, data):
+        self.pair.restore(data.draw(st.integers(0, len(self.pair.saves) - 1), label="save"))
+
+    @rule(data=st.data())
+    def reopen(self, data):
+        replicas = data.draw(st.sampled_from(divisors(self.world.samples)), label="replicas")
+        self.pair.reopen(replicas)
+
+    @rule(data=st.data())
+    def enqueue_an_id_that_is_too_large(self, data):
+        (first, *rest) = self.batch(data)
+        size = self.world.features[0].table.vocabulary_size
+        item = (size, 1.0) if first.weighted else size
+        bad = FeatureBatch([[item], *first.bags[1:]], first.form, first.weighted)
+        with pytest.raises(embsim.BatchError, match=rf"\b{size}\b"):
+            self.pair.embedding.enqueue(*self.pair.inputs((bad, *rest)))
+
+    @rule(data=st.data())
+    def enqueue_half_a_batch(self, data):
+        batch = self.batch(data)
+        ids, weights = self.pair.inputs(batch)
+        leaves = self.world.unpack(ids)
+        with pytest.raises((ValueError, TypeError)):
+            self.pair.embedding.enqueue(
+                self.world.pack([*leaves[:-1], np.zeros((0,), "i4")]), weights
+            )
+
+    @rule(data=st.data())
+    def apply_gradients_of_another_shape(self, data):
+        leaves = self.gradients(data)
+        shape = self.world.features[-1].shape(self.world.samples)
+        leaves[-1] = np.zeros((*shape[:-1], shape[-1] + 1), np.float32)
+        if self.pair.waiting:
+            with pytest.raises(ValueError, match="apply_gradients|gradient"):
+                self.pair.embedding.apply_gradients(self.world.pack(leaves))
+
+    @invariant()
+    def state_is_the_definition_s(self):
+        if getattr(self, "watched", False):
+            self.pair.check_state()
+
+    def teardown(self):
+        if hasattr(self, "pair"):
+            self.pair.end()
+
+
+def test_random_programs():
+    examples = max(settings.default.max_examples // 2, 1)
+    run_state_machine_as_test(
+        Programs, settings=settings(max_examples=examples, stateful_step_count=25)
+    )
