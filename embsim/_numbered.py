@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -112,7 +112,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def _workspace(root: Path) -> Iterator[Path]:
+def _workspace(root: Path) -> Generator[Path, None, None]:
     """A new, locked directory in `root`, removed at the end whatever happens."""
     for leftover in root.glob(f"{_SAVING}*"):
         _remove_if_abandoned(leftover)

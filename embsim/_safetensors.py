@@ -74,11 +74,12 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[int, str
     text += b" " * (-(8 + len(text)) % 64)
     digest = hashlib.sha256()
     with path.open("xb") as file:
-        for part in (len(text).to_bytes(8, "little"), text, *(arrays[key] for key in keys)):
-            view = memoryview(part if isinstance(part, bytes) else _bytes_of(part))
-            for low in range(0, len(view), CHUNK):
-                digest.update(view[low : low + CHUNK])
-                file.write(view[low : low + CHUNK])
+        prefix = np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8)
+        for part in (prefix, *(arrays[key] for key in keys)):
+            data = _bytes_of(part)
+            for low in range(0, len(data), CHUNK):
+                digest.update(data[low : low + CHUNK])
+                file.write(data[low : low + CHUNK])
         file.flush()
         os.fsync(file.fileno())
     return 8 + len(text) + offset, digest.hexdigest()
@@ -149,6 +150,6 @@ def _dtype(name: str) -> np.dtype[Any]:
         ) from None
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
+def _bytes_of(array: np.ndarray) -> memoryview:
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return np.ascontiguousarray(little).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data

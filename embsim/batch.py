@@ -234,7 +234,7 @@ def _checked_ids(values: np.ndarray, spec: _Spec, place: Callable[[int], str]) -
             f"0..{table.vocabulary_size - 1} (vocabulary_size {table.vocabulary_size}); hash or "
             "clip ids first (embsim.hash_ids)"
         )
-    return ids.astype(np.int32, copy=ids is values)
+    return ids.astype(np.int32, copy=False)  # of the wide types this is the copy
 
 
 def _checked_weights(weight: Any, spec: _Spec, place: Callable[[int], str]) -> np.ndarray | None:

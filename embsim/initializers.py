@@ -125,7 +125,6 @@ class TruncatedNormal:
 
         def transform(u: Float64[np.ndarray, " block"]) -> None:
             u -= 0.5
-            u += 2.0**-54  # the middle of the draw's interval: exact, and symmetric about 0
             u *= CUT_MASS
             centred_quantile(u)
             u *= stddev

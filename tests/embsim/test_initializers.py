@@ -43,7 +43,7 @@ def test_draws_are_those_of_numpys_philox():
     """The definition, slowly: one draw an element, inverse CDF by the standard library."""
     key = hashlib.sha256(b"embsim.initializers\x0011\0items").digest()[:16]
     raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(30 * 3)
-    centred = [(int(draw >> np.uint64(11)) + 0.5) / 2**53 - 0.5 for draw in raw]
+    centred = [int(draw >> np.uint64(11)) / 2**53 - 0.5 for draw in raw]
     cut = NormalDist().cdf(2) - NormalDist().cdf(-2)
     required = [0.5 + 0.1 * NormalDist().inv_cdf(0.5 + u * cut) for u in centred]
     found = truncated_normal(0.5, 0.1).values(11, "items", 0, 30, 3)

@@ -157,6 +157,35 @@ def test_a_failing_disk_changes_nothing(tmp_path, monkeypatch, call):
     assert not list(tmp_path.glob(".saving-*"))
 
 
+def test_everything_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    """Files, then their directory, then its name, then LATEST: what a power failure could undo."""
+    root, synced, order = tmp_path / "root", set(), []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def recorded_fsync(descriptor):
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def checked_rename(source, target):
+        assert {path.stat().st_ino for path in (source, *source.iterdir())} <= synced
+        rename(source, target)
+        order.append(target.name)
+        synced.discard(root.stat().st_ino)
+
+    def checked_replace(source, target):
+        assert {source.stat().st_ino, root.stat().st_ino} <= synced
+        replace(source, target)
+        order.append(target.name)
+        synced.discard(root.stat().st_ino)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", checked_rename)
+    monkeypatch.setattr(os, "replace", checked_replace)
+    save_arrays(root, groups(1))
+    assert order == ["000001", "LATEST"]
+    assert root.stat().st_ino in synced
+
+
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match=r"no checkpoint was saved in .*/file"):

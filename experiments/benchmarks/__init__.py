@@ -1,0 +1,1 @@
+"""Measurements of the engine itself: run by hand, never timed in tests."""
