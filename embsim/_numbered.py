@@ -45,7 +45,9 @@ def save_arrays(
     check_groups(groups)
     root = Path(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        if not root.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            _sync(root.parent)
         with _workspace(root) as work:
             new = work / "checkpoint"
             new.mkdir()

@@ -7,14 +7,32 @@ import numpy as np
 
 from . import shapes
 from .batch import Batch, concatenate, make_batch, per_replica_shapes
+from .config import FeatureConfig
 from .convert import keyed_jagged
 from .datasets import PerReplica
 from .engine import Engine
 from .gradients import as_gradient
-from .nest import flatten_up_to
+from .nest import flatten, flatten_up_to
 from .strategy import TPUStrategy, get_replica_context, refuse_tracing
 
 Leaves = list[Any]
+
+
+def named_features(feature_config: Any) -> tuple[list[FeatureConfig], list[str]]:
+    """The features of a structure, flattened, and what messages call them: their paths.
+
+    Raises:
+      ValueError: a leaf that is no FeatureConfig.
+    """
+    named = flatten(feature_config)
+    for path, config in named:
+        if not isinstance(config, FeatureConfig):
+            raise ValueError(
+                f"feature_config: {path or 'the leaf'!r} is {config!r}; every leaf must be a "
+                "FeatureConfig"
+            )
+    names = [path or config.name or f"feature_{i}" for i, (path, config) in enumerate(named)]
+    return [config for _, config in named], names
 
 
 def in_run(strategy: TPUStrategy | None, call: str) -> bool:

@@ -83,11 +83,6 @@ def check_engine_arguments(features: Sequence[Any], seed: Any, queue_capacity: A
     """Raises ValueError for what an engine cannot be made of."""
     if not features:
         raise ValueError("there are no features; an embedding needs at least one FeatureConfig")
-    for feature in features:
-        if not isinstance(feature, FeatureConfig):
-            raise ValueError(
-                f"feature_config holds {feature!r}; every leaf must be a FeatureConfig"
-            )
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed is {seed!r}; it must be an int")
     if (

@@ -7,10 +7,10 @@ import numpy as np
 
 from .backend import Backend
 from .batch import Batch
-from .border import Border, in_run, meet, refuse_in_run
+from .border import Border, in_run, meet, named_features, refuse_in_run
 from .checkpoint import Checkpoint
 from .engine import Engine
-from .nest import flatten, flatten_up_to, pack
+from .nest import flatten_up_to, pack
 from .schedule import Schedule, agreed
 from .state import State
 from .strategy import TPUStrategy, current_strategy, refuse_tracing
@@ -66,9 +66,7 @@ class TPUEmbedding:
         if self._trains and strategy is not None:
             _check_only_one(strategy)
         self._feature_config = feature_config
-        named = flatten(feature_config)
-        configs = [config for _, config in named]
-        names = [_feature_name(path, config, i) for i, (path, config) in enumerate(named)]
+        configs, names = named_features(feature_config)
         self._engine = Engine(
             configs,
             optimizer,
@@ -298,7 +296,3 @@ def _check_only_one(strategy: TPUStrategy) -> None:
             "initialized once; close it first (strategy.embedding.close()), or pass "
             "initialize_tpu_embedding=False"
         )
-
-
-def _feature_name(path: str, config: Any, position: int) -> str:
-    return path or getattr(config, "name", None) or f"feature_{position}"
