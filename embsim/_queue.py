@@ -33,7 +33,7 @@ class Enqueued:
 
 
 def plan_batch(batch: Batch, tables: Tables, backend: Backend, training: bool) -> Enqueued:
-    """Everything that needs no table: plans, sorted by row if they will train, put to the backend."""
+    """All that needs no table: plans, sorted by row if they will train, put to the backend."""
     sizes = [(spec.name, spec.vocabulary_size) for spec in tables.specs]
     plans, outputs = build_plans(batch, sizes, tables.of_feature)
     if training:

@@ -27,6 +27,7 @@ from .state import State, TableSpec
 
 KIND = "embsim.TPUEmbedding"
 Arrays = Mapping[str, np.ndarray]
+Saved = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def saved_state(
@@ -35,7 +36,7 @@ def saved_state(
     progress: Progress,
     pending: Sequence[PendingUpdate],
     patches: Mapping[str, Patch],
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+) -> Saved:
     """Arrays (views where they can be) and meta."""
     arrays: dict[str, np.ndarray] = {}
     tables: list[dict[str, Any]] = []
@@ -97,6 +98,18 @@ def load_state(
         raise CheckpointError(
             f"restore: the checkpoint holds {meta.get('kind')!r} here; an embedding needs {KIND!r}"
         )
+    try:
+        return _load(arrays, meta, specs, schedule)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"restore: the checkpoint lacks or garbles a part of the embedding: {error!r}; restore "
+            "an earlier checkpoint"
+        ) from error
+
+
+def _load(
+    arrays: Arrays, meta: Mapping[str, Any], specs: Mapping[str, TableSpec], schedule: Schedule
+) -> tuple[State, Progress, list[PendingUpdate]]:
     saved = {table["name"]: (i, table) for i, table in enumerate(meta["tables"])}
     _check_tables(saved, specs)
     reader = all(spec.optimizer is None for spec in specs.values())
@@ -129,7 +142,7 @@ def _load_update(
     for name, spec in specs.items():
         i, table = saved[name]
         part = {
-            key: arrays[f"pending/{k}/{i}/{key}"]
+            key: np.array(arrays[f"pending/{k}/{i}/{key}"])
             for key in ("splits", "row", "gain", "gradients", "coefficients")
         }
         plans[name] = LookupPlan(

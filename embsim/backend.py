@@ -77,8 +77,8 @@ def _load(name: str) -> Backend:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
         raise BackendError(
-            f"backend {name!r} is not installed; installed are {sorted(found)}; install the package "
-            f"that registers it under the entry-point group {GROUP!r}"
+            f"backend {name!r} is not installed; installed are {sorted(found)}; install the "
+            f"package that registers it under the entry-point group {GROUP!r}"
         )
     try:
         made = found[name].load()()

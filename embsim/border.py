@@ -74,6 +74,7 @@ class Border:
         self._nest = feature_config
         self._engine = engine
         self._replicas = num_replicas
+        self._shapes: list[tuple[int, ...] | None]
         self._shapes = shapes.resolve(engine.features, engine.names, None, batch_size)
         self._parts: dict[int, Batch] = {}
         self._before_run: tuple[list[tuple[int, ...] | None], dict[int, Batch]] | None = None
@@ -87,7 +88,8 @@ class Border:
     def rollback_run(self) -> None:
         """Undo the run: a batch size that it fixed is open again."""
         assert self._before_run is not None
-        (self._shapes, self._parts), self._before_run = self._before_run, None
+        self._shapes, self._parts = self._before_run
+        self._before_run = None
 
     @property
     def is_built(self) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,10 +18,11 @@ from .errors import CheckpointError
 class Saveable(Protocol):
     """An object that is saved and restored in place, as TPUEmbedding is."""
 
-    def prepare_save(self, drain: bool) -> tuple[dict[str, np.ndarray], Any]:
+    def saving(self, drain: bool) -> AbstractContextManager[tuple[dict[str, np.ndarray], Any]]:
         """Arrays by name, and what else must be known as JSON.
 
-        They may be views of what is used for training: nothing may change until save returns.
+        They may be views of what is used for training: while the context is open, other threads'
+        calls wait.
         """
         ...
 
@@ -84,11 +86,15 @@ class Checkpoint:
             for name, tree in self._objects.items()
             if not _is_saveable(tree)
         }
-        groups = {  # objects only now: a drain changes them, so the pytrees must be in order
-            name: pytrees[name] if name in pytrees else _object_group(value, drain)
-            for name, value in self._objects.items()
-        }
-        return save_arrays(path, groups, self._keep)
+        groups: dict[str, Group] = {}
+        with ExitStack() as held:
+            for name, value in self._objects.items():
+                if name in pytrees:
+                    groups[name] = pytrees[name]
+                else:  # only now: a drain changes it, so the pytrees must be in order
+                    arrays, meta = held.enter_context(value.saving(drain))
+                    groups[name] = Group(arrays, {"object": meta})
+            return save_arrays(path, groups, self._keep)
 
     def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Restore every object from the newest checkpoint below `path`; return the pytrees by name.
@@ -133,11 +139,6 @@ def _is_saveable(value: Any) -> bool:
 def _pytree_group(name: str, tree: Any) -> Group:
     arrays, containers = _pytree.flatten(tree, f"save {name!r}")
     return Group(arrays, {"pytree": containers})
-
-
-def _object_group(value: Saveable, drain: bool) -> Group:
-    arrays, meta = value.prepare_save(drain)
-    return Group(arrays, {"object": meta})
 
 
 def _kind(meta: Any) -> str:

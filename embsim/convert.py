@@ -44,10 +44,10 @@ def as_feature(value: Any, what: str) -> tuple[Feature, RaggedTensor | None]:
     if isinstance(value, RaggedTensor | SparseTensor):
         return value, None
     if hasattr(value, "row_splits") and hasattr(value, "values"):
-        values, splits = _tensor(value.values, what), _tensor(value.row_splits, what)
+        values, splits = as_array(value.values, what), as_array(value.row_splits, what)
         return _ragged(what, values, splits=splits), None
     if hasattr(value, "dense_shape") and hasattr(value, "indices"):
-        indices, values = _tensor(value.indices, what), _tensor(value.values, what)
+        indices, values = as_array(value.indices, what), as_array(value.values, what)
         shape = tuple(np.asarray(value.dense_shape).tolist())
         return _built(what, SparseTensor, indices, values, shape), None
     if isinstance(value, list | tuple):
@@ -56,7 +56,7 @@ def as_feature(value: Any, what: str) -> tuple[Feature, RaggedTensor | None]:
         return _torch_jagged(value, what), None
     if getattr(value, "is_sparse", False) is True:
         # as they lie: coalesce() would add up ids at equal coordinates
-        indices, values = _tensor(value._indices(), what), _tensor(value._values(), what)
+        indices, values = as_array(value._indices(), what), as_array(value._values(), what)
         return _built(what, SparseTensor, indices.T, values, tuple(value.shape)), None
     if _methods(value, "values", "lengths", "weights_or_none"):
         return _jagged(value, what)
@@ -64,7 +64,7 @@ def as_feature(value: Any, what: str) -> tuple[Feature, RaggedTensor | None]:
         return _arrow(value, what), None
     if hasattr(getattr(value, "layout", None), "to_packed"):
         return _awkward(value, what), None
-    return _array(_tensor(value, what), what), None
+    return _array(as_array(value, what), what), None
 
 
 def keyed_jagged(
@@ -132,7 +132,7 @@ def _built(what: str, build: Callable[..., Any], *parts: Any) -> Any:
         raise BatchError(f"{what}: {error}") from error
 
 
-def _tensor(value: Any, what: str) -> np.ndarray:
+def as_array(value: Any, what: str) -> np.ndarray:
     """Any library's dense array on the host."""
     if any(base.__name__ == "Tracer" for base in type(value).__mro__):
         raise RuntimeError(
@@ -170,7 +170,7 @@ def _lists(value: list[Any] | tuple[Any, ...], what: str) -> np.ndarray | Ragged
         return np.zeros(0, np.int32)
     if not any(_has_items(kind) for kind in set(map(type, value))):
         return _flat(value, what)
-    rows = [row if isinstance(row, list | tuple) else _tensor(row, what) for row in value]
+    rows = [row if isinstance(row, list | tuple) else as_array(row, what) for row in value]
     ranks = [1 if isinstance(row, list | tuple) else row.ndim for row in rows]
     if max(ranks) == 0:  # arrays of one number each
         return np.asarray(rows)
@@ -220,11 +220,11 @@ def _torch_jagged(value: Any, what: str) -> RaggedTensor:
         raise TypeError(f"{what}: found a strided nested tensor; build it with layout=torch.jagged")
     if value.ndim != 2:
         raise _deeper(what)
-    values, offsets = _tensor(value.values(), what), _tensor(value.offsets(), what)
+    values, offsets = as_array(value.values(), what), as_array(value.offsets(), what)
     lengths = value.lengths() if _methods(value, "lengths") else None
     if lengths is None:
         return _ragged(what, values, splits=offsets)
-    lengths = _tensor(lengths, what)  # a narrowed view: its bags lie in `values` with gaps between
+    lengths = as_array(lengths, what)  # a narrowed view: its bags lie in `values` with gaps between
     shifts = offsets[:-1] - (np.cumsum(lengths) - lengths)
     keep = np.arange(lengths.sum()) + np.repeat(shifts, lengths)
     return _ragged(what, values[keep], lengths=lengths)
@@ -235,11 +235,11 @@ def _jagged(value: Any, what: str) -> tuple[RaggedTensor, RaggedTensor | None]:
         raise TypeError(
             f"{what}: found {type(value).__name__}; it replaces a whole dict of features"
         )
-    ids = _ragged(what, _tensor(value.values(), what), lengths=_tensor(value.lengths(), what))
+    ids = _ragged(what, as_array(value.values(), what), lengths=as_array(value.lengths(), what))
     weights = value.weights_or_none()
     if weights is None:
         return ids, None
-    return ids, _ragged(f"weights of {what}", _tensor(weights, what), splits=ids.row_splits)
+    return ids, _ragged(f"weights of {what}", as_array(weights, what), splits=ids.row_splits)
 
 
 def _arrow(value: Any, what: str) -> np.ndarray | RaggedTensor:

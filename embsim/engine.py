@@ -12,7 +12,8 @@ A failed call changes nothing: everything that can fail comes before the first a
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from . import schedule as law
 from ._queue import Activations, BatchQueue, by_feature, plan_batch
-from ._saved import load_state, saved_state
+from ._saved import Saved, load_state, saved_state
 from .backend import Backend, get_backend
 from .batch import Batch, make_batch
 from .config import FeatureConfig
@@ -226,17 +227,20 @@ class Engine:
         with self._changed:
             return self.read("snapshot").copied()
 
-    def prepare_save(self, drain: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Everything that a checkpoint holds: arrays by name, and the rest as JSON."""
+    @contextmanager
+    def saving(self, drain: bool = False) -> Generator[Saved]:
+        """Everything that a checkpoint holds: arrays by name (views), and the rest as JSON.
+
+        While the context is open, the calls of other threads wait.
+        """
         self._open("save")
         with self._changed:
             law.check_nothing_waits("save", self._progress, self._contents())
             if drain:
                 self.drain()
             state = self._store.backend.get_state(self._store.state)
-            return saved_state(
-                state, self.schedule, self._progress, self._store.pending, self._store.patches
-            )
+            store = self._store
+            yield saved_state(state, self.schedule, self._progress, store.pending, store.patches)
 
     def prepare_restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Any:
         """Check a checkpoint against this engine and return the function that takes it over."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from .config import FeatureConfig
+from .convert import as_array
 from .plan import Output
 from .tables import Tables
 
@@ -27,16 +28,12 @@ def as_gradient(value: Any, name: str, shape: tuple[int, ...] | None = None) -> 
       ValueError: no array, or another shape than `shape` (not compared if None).
       TypeError: an array of integers or truth values.
     """
-    if not (
-        isinstance(value, np.ndarray | np.generic)
-        or hasattr(value, "__array__")
-        or hasattr(value, "numpy")
-    ):
+    if not any(hasattr(value, name) for name in ("__array__", "__dlpack__", "numpy")):
         raise ValueError(
             f"apply_gradients: the gradient of feature {name!r} is a {type(value).__name__}, not "
             "an array; it must be an array of the activations' shape, or None for zeros"
         )
-    array = np.asarray(value) if hasattr(value, "__array__") else np.asarray(value.numpy())
+    array = as_array(value, f"apply_gradients: the gradient of feature {name!r}")
     if shape is not None and array.shape != shape:
         raise ValueError(
             f"apply_gradients: the gradient of feature {name!r} has shape {array.shape}; it must "

@@ -1,10 +1,12 @@
 """TPUEmbedding: TensorFlow's mid-level API over an Engine. Structures in, structures out."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from ._saved import Saved
 from .backend import Backend
 from .batch import Batch
 from .border import Border, in_run, meet, named_features, refuse_in_run
@@ -148,8 +150,8 @@ class TPUEmbedding:
             return
         if device is not None:
             raise ValueError(
-                f"enqueue: device is {device!r} inside strategy.run, where each replica enqueues its "
-                "own part; leave it out"
+                f"enqueue: device is {device!r} inside strategy.run, where each replica enqueues "
+                "its own part; leave it out"
             )
 
         def enqueue_parts(parts: list[tuple[Batch, bool]]) -> list[None]:
@@ -239,10 +241,10 @@ class TPUEmbedding:
         """Take over what `save` wrote, pending updates included: training goes on bit for bit."""
         Checkpoint(embedding=self).restore(path)
 
-    def prepare_save(self, drain: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """For embsim.Checkpoint: everything that it stores."""
+    def saving(self, drain: bool = False) -> AbstractContextManager[Saved]:
+        """For embsim.Checkpoint: everything that it stores; other threads' calls wait meanwhile."""
         refuse_in_run("save")
-        return self._engine.prepare_save(drain)
+        return self._engine.saving(drain)
 
     def prepare_restore(
         self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]

@@ -12,7 +12,7 @@ class AdagradMomentum:
     """a <- a + g²;  h = g / √(a + eps);  m <- mu * m + h;  w <- w - lr * m.   Slots start at 0.
 
     With beta2 < 1: a <- beta2 * a + (1 - beta2) * g². With exponent k: h = g * (a + eps)^(-1/k).
-    With use_nesterov: w <- w - lr * (mu * m + h). Equals tf.tpu.experimental.embedding.AdagradMomentum.
+    With use_nesterov: w <- w - lr * (mu * m + h). Equals TPUEmbedding's AdagradMomentum.
 
     >>> from embsim.optimizers import one_row
     >>> rule = AdagradMomentum(learning_rate=1.0, momentum=0.5)

@@ -11,7 +11,7 @@ Before anything is timed, the two are compared after two steps.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -42,7 +42,7 @@ class Clock:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         start = time.perf_counter()
         yield
         self.seconds.setdefault(name, []).append(time.perf_counter() - start)

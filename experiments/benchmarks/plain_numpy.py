@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import embsim
+from embsim.optimizers import learning_rate_at
 
 
 @dataclass
@@ -44,7 +45,7 @@ class PlainNumpy:
 
     def _apply(self, t: int, unique: np.ndarray, g: np.ndarray) -> None:
         table, slots, optimizer = self.tables[t], self.slots[t], self.optimizer
-        rate = np.float32(optimizer.learning_rate)
+        rate = np.float32(learning_rate_at(optimizer.learning_rate, 0))
         if isinstance(optimizer, embsim.Adagrad):
             slots[0][unique] += g * g
             table[unique] -= rate * g / np.sqrt(slots[0][unique])

@@ -142,7 +142,7 @@ class Pair:
     def __init__(self, world, replicas=1, build=True):
         self.world = world
         self.folder = Path(tempfile.mkdtemp(prefix="embsim_"))
-        self.queue = deque()  # (batch, training, activations if it was abandoned)
+        self.queue = deque()  # (batch, training)
         self.waiting = []  # (batch, activations) of dequeued training steps
         self.saves = []  # (path, the law as it was)
         self.open(replicas, build)
@@ -198,7 +198,7 @@ class Pair:
             return
         self.embedding.enqueue(*self.inputs(batch), training=training)
         self.built = True
-        self.queue.append((batch, training, None))
+        self.queue.append((batch, training))
 
     def can_dequeue(self):
         if not self.queue:
@@ -215,11 +215,9 @@ class Pair:
         self.check_activations(self.embedding.dequeue(), self.law_dequeue())
 
     def law_dequeue(self):
-        batch, training, kept = self.queue.popleft()
+        batch, training = self.queue.popleft()
         activations = self.law.dequeue([f.bags for f in batch], training)
         if training:
-            if kept is not None:
-                activations = kept
             self.waiting.append((batch, activations))
         return activations
 
@@ -260,7 +258,7 @@ class Pair:
         parts = self.strategy.experimental_local_results(self.strategy.run(step))
         if enqueue_inside:
             self.built = True
-            self.queue.append((batch, training, None))
+            self.queue.append((batch, training))
         leaves = zip(*(world.unpack(part) for part in parts), strict=True)
         self.check_activations(
             world.pack(np.concatenate(leaf) for leaf in leaves), self.law_dequeue()
@@ -282,9 +280,9 @@ class Pair:
             self.law.drain()
 
     def abandon(self):
+        """The steps are the queue's head again; unless a drain comes first, they read the same."""
         assert self.embedding.abandon() == len(self.waiting)
-        for batch, activations in reversed(self.waiting):
-            self.queue.appendleft((batch, True, activations))
+        self.queue.extendleft((batch, True) for batch, _ in reversed(self.waiting))
         self.law.steps -= len(self.waiting)
         self.law.waiting.clear()
         self.waiting = []

@@ -1,6 +1,7 @@
 """Checkpoint with a stand-in for an embedding; what the directory survives is in test_numbered."""
 
 import os
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,15 @@ class Embedding:
         self.pending = 1.0
         self.waits = False
 
-    def prepare_save(self, drain):
+    @contextmanager
+    def saving(self, drain):
         if self.waits:
             raise DeadlockError("save: step 3 waits for its gradients")
         if drain:
             for table in self.tables.values():
                 table += self.pending
             self.pending = 0.0
-        return dict(self.tables), {"step": self.step, "pending": self.pending}
+        yield dict(self.tables), {"step": self.step, "pending": self.pending}
 
     def prepare_restore(self, arrays, meta):
         for name, table in self.tables.items():

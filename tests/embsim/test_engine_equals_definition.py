@@ -272,7 +272,7 @@ class Programs(RuleBasedStateMachine):
 
 
 def test_random_programs():
-    examples = max(settings.default.max_examples // 2, 1)
+    examples = settings.default.max_examples * 3
     run_state_machine_as_test(
         Programs,
         settings=settings(

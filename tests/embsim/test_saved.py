@@ -1,5 +1,7 @@
 """What a checkpoint of an embedding holds, and what it refuses to be restored into."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -98,19 +100,22 @@ def test_saving_with_drain_stores_nothing_pending_and_saving_without_changes_not
     tmp_path,
 ) -> None:
     embedding = trained()
-    arrays, meta = embedding.prepare_save()
+    with embedding.saving() as (arrays, meta):
+        pass
     assert meta["pending_steps"] == [1, 2]
     assert meta["progress"] == {"dequeued": 3, "submitted": 3, "start": 0}
     assert meta["version"] == 1
     assert embedding._engine._store.version == 1
-    arrays, meta = embedding.prepare_save(drain=True)
+    with embedding.saving(drain=True) as (arrays, meta):
+        pass
     assert meta["pending_steps"] == []
     assert meta["progress"] == {"dequeued": 3, "submitted": 3, "start": 3}
     assert not [name for name in arrays if name.startswith(("pending", "patches"))]
 
 
 def test_arrays_are_logical_float32_tables_and_slots() -> None:
-    arrays, _ = trained(embsim.RowwiseAdagrad()).prepare_save(drain=True)
+    with trained(embsim.RowwiseAdagrad()).saving(drain=True) as (arrays, _):
+        pass
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == {
         "weights/0": ((6, 2), np.float32),
         "slots/0/accumulators": ((6, 1), np.float32),
@@ -141,3 +146,15 @@ def test_restored_tables_equal_saved_ones_when_every_row_is_pending(optimizer, t
         (resumed.slot_variables, embedding.slot_variables),
     ):
         np.testing.assert_equal(values(mine), values(theirs))
+
+
+def test_other_threads_wait_while_a_save_writes() -> None:
+    embedding = trained()
+    embedding.enqueue({"a/b": np.zeros(4, int), "c": np.zeros(4, int)})
+    with embedding.saving():
+        step = threading.Thread(target=embedding.dequeue)
+        step.start()
+        step.join(0.05)
+        assert step.is_alive()
+    step.join()
+    embedding.abandon()
