@@ -118,10 +118,7 @@ class TPUEmbedding:
         blocking: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Enqueue the ids of one batch.
-
-        Outside strategy.run the global batch, or per-replica values; inside, each replica its own
-        part.
+        """Enqueue the ids of one batch: all replicas', or inside strategy.run this replica's part.
 
         Args:
           features: the structure of feature_config; leaves are arrays, RaggedTensor, SparseTensor,

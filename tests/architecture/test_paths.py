@@ -18,6 +18,8 @@ TESTED_ELSEWHERE = {
     "embsim/__init__.py": "only re-exports",
     "embsim/optimizers/__init__.py": "only re-exports",
     "embsim/errors.py": "names; every message is tested where it is raised",
+    "embsim/reduction.py": "through strategy.reduce and all_reduce, in test_strategy.py",
+    "embsim/rendezvous.py": "through strategy.run, in test_strategy.py",
 }
 
 

@@ -1,4 +1,4 @@
-"""The code of TensorFlow's TPUEmbedding page (r2.4), with embsim's names and JAX in place of GradientTape."""
+"""The code of TensorFlow's TPUEmbedding page (r2.4), with embsim's names and JAX's autodiff."""
 
 import jax
 import jax.numpy as jnp

@@ -122,7 +122,7 @@ def test_abandoned_steps_return_the_activations_that_they_returned() -> None:
     assert (first[0, 0], second[0, 0]) == (-1, -2)
     assert embedding.abandon() == 2
     assert embedding.abandon() == 0
-    assert list(embedding.embedding_tables.values())[0][2, 0] == -2
+    assert next(iter(embedding.embedding_tables.values()))[2, 0] == -2
     assert embedding.dequeue() is first
     assert embedding.dequeue() is second
     for _ in range(2):
@@ -187,7 +187,7 @@ def test_a_missing_gradient_on_one_replica_is_zeros_there() -> None:
 @pytest.mark.parametrize("late", [False, True], ids=["first step fails", "third step fails"])
 def test_an_exception_in_a_replica_undoes_the_run(schedule: embsim.Schedule, late: bool) -> None:
     strategy, embedding, table = make(replicas=2, schedule=schedule)
-    other_strategy, other, other_table = make(replicas=2, schedule=schedule)
+    _, other, other_table = make(replicas=2, schedule=schedule)
 
     def body(ids: np.ndarray, fails: bool) -> np.ndarray:
         embedding.enqueue(ids)

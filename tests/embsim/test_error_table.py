@@ -1,4 +1,4 @@
-"""Every row of the error table of docs/semantics.md section 6: the type, the message, and that nothing changed."""
+"""Every row of the error table of docs/semantics.md section 6: type, message, nothing changed."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Construction, build, CPU mode, inputs that carry structure, and reads of the TPUEmbedding class."""
+"""Construction, build, CPU mode, inputs that carry structure, and reads of TPUEmbedding."""
 
 import numpy as np
 import pytest
