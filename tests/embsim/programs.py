@@ -192,7 +192,7 @@ class Pair:
     # --- calls
 
     def enqueue(self, batch, training=True):
-        if len(self.queue) == self.world.queue_capacity:
+        if len(self.queue) >= self.world.queue_capacity:
             with pytest.raises(embsim.DeadlockError, match="enqueue"):
                 self.embedding.enqueue(*self.inputs(batch), training=training)
             return
