@@ -42,6 +42,15 @@ def plan_batch(batch: Batch, tables: Tables, backend: Backend, training: bool) -
     return Enqueued(plans, backend.put_plan(plans), outputs, training)
 
 
+@dataclass(frozen=True)
+class _BeforeRun:
+    """The queue when a run began, and what other threads enqueued since."""
+
+    queued: list[Enqueued]
+    waiting: list[Enqueued]
+    arrived: list[Enqueued]
+
+
 class BatchQueue:
     """`queued`: batches not dequeued yet. `waiting`: dequeued training steps without gradients."""
 
@@ -49,6 +58,7 @@ class BatchQueue:
         self.capacity = capacity
         self.queued: list[Enqueued] = []
         self.waiting: list[Enqueued] = []
+        self._before_run: _BeforeRun | None = None
 
     @property
     def is_full(self) -> bool:
@@ -70,11 +80,28 @@ class BatchQueue:
         """Steps that were given up are looked up anew."""
         self.queued = [replace(entry, activations=None) for entry in self.queued]
 
-    def saved(self) -> tuple[list[Enqueued], list[Enqueued]]:
-        return list(self.queued), list(self.waiting)
+    def add(self, entry: Enqueued, *, in_run: bool) -> None:
+        """Append a batch. One from outside a run in progress is no effect of that run."""
+        self.queued.append(entry)
+        if self._before_run is not None and not in_run:
+            self._before_run.arrived.append(entry)
 
-    def restore(self, saved: tuple[list[Enqueued], list[Enqueued]]) -> None:
-        self.queued, self.waiting = saved
+    def begin_run(self) -> None:
+        self._before_run = _BeforeRun(list(self.queued), list(self.waiting), [])
+
+    def commit_run(self) -> None:
+        self._before_run = None
+
+    def rollback_run(self) -> None:
+        """As before the run, with the batches behind it that other threads enqueued meanwhile."""
+        before, self._before_run = self._before_run, None
+        assert before is not None
+        self.queued, self.waiting = before.queued + before.arrived, before.waiting
+
+    def discard(self) -> int:
+        """Drop the batches that are not dequeued; how many."""
+        count, self.queued = len(self.queued), []
+        return count
 
     def check_empty(self, call: str, progress: Progress) -> None:
         """Raises RuntimeError if batches are enqueued."""

@@ -112,7 +112,7 @@ def _load(
 ) -> tuple[State, Progress, list[PendingUpdate]]:
     saved = {table["name"]: (i, table) for i, table in enumerate(meta["tables"])}
     _check_tables(saved, specs)
-    reader = all(spec.optimizer is None for spec in specs.values())
+    reader = _only_reads(specs)
     weights, slots = {}, {}
     for name, spec in specs.items():
         i, table = saved[name]
@@ -122,7 +122,10 @@ def _load(
             for slot in spec.slot_names
         }
         if reader and table["patched"]:
-            weights[name][arrays[f"patches/{i}/rows"]] = arrays[f"patches/{i}/weights"]
+            rows = arrays[f"patches/{i}/rows"]
+            weights[name][rows] = arrays[f"patches/{i}/weights"]
+            for slot, array in slots[name].items():
+                array[rows] = arrays[f"patches/{i}/slots/{slot}"]
     progress = Progress(**meta["progress"])
     if reader:
         steps = progress.submitted
@@ -163,7 +166,7 @@ def _load_update(
 
 
 def _check_tables(saved: Mapping[str, Any], specs: Mapping[str, TableSpec]) -> None:
-    trains = any(spec.optimizer is not None for spec in specs.values())
+    trains = not _only_reads(specs)
     if not set(specs) <= set(saved) or (trains and set(specs) != set(saved)):
         raise CheckpointError(
             f"restore: the checkpoint holds the tables {sorted(saved)}, the embedding has "
@@ -185,6 +188,11 @@ def _check_tables(saved: Mapping[str, Any], specs: Mapping[str, TableSpec]) -> N
                 f"{slots}; use the optimizer of the checkpoint, or optimizer=None to read the "
                 "tables alone"
             )
+
+
+def _only_reads(specs: Mapping[str, TableSpec]) -> bool:
+    """An embedding that cannot train: a table of it has no optimizer."""
+    return any(spec.optimizer is None for spec in specs.values())
 
 
 def _array(arrays: Arrays, key: str, shape: tuple[int, ...]) -> np.ndarray:

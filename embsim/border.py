@@ -76,8 +76,8 @@ class Border:
         self._replicas = num_replicas
         self._shapes: list[tuple[int, ...] | None]
         self._shapes = shapes.resolve(engine.features, engine.names, None, batch_size)
-        self._parts: dict[int, Batch] = {}
-        self._before_run: tuple[list[tuple[int, ...] | None], dict[int, Batch]] | None = None
+        self._parts: dict[int, tuple[Batch, bool]] = {}
+        self._before_run: tuple[Any, Any] | None = None
 
     def begin_run(self) -> None:
         self._before_run = (self._shapes, self._parts)
@@ -145,42 +145,60 @@ class Border:
         """One replica's part of a batch."""
         return self._batch(ids, weights, 1)
 
-    def whole_batch(self, ids: Leaves, weights: Leaves | None, device: str | None) -> Batch | None:
+    def whole_batch(
+        self, ids: Leaves, weights: Leaves | None, training: bool, device: str | None
+    ) -> Batch | None:
         """The global batch; with a `device`, None until every replica has given its part."""
-        if device is None:
-            return self.global_batch(ids, weights)
-        return self._with_part(device, ids, weights)
+        if device is not None:
+            return self._with_part(device, self.replica_batch(ids, weights), training)
+        self._check_no_parts()
+        return self.global_batch(ids, weights)
 
     def joined_batch(self, parts: Sequence[tuple[Batch, bool]]) -> tuple[Batch, bool]:
         """The global batch of the replicas' own, and whether it trains."""
+        self._check_no_parts()
         kinds = [training for _, training in parts]
         if len(set(kinds)) > 1:
             raise ValueError(f"enqueue: training is {kinds} by replica; it must be the same")
         return concatenate([part for part, _ in parts]), kinds[0]
 
-    def _with_part(self, device: str, ids: Leaves, weights: Leaves | None) -> Batch | None:
+    def _with_part(self, device: str, batch: Batch, training: bool) -> Batch | None:
         kind, _, number = str(device).rpartition(":")
-        if (
-            not kind.upper().endswith("TPU")
-            or not number.isdecimal()
-            or int(number) >= self._replicas
-        ):
+        replica = int(number) if number.isdecimal() else self._replicas
+        if not kind.upper().endswith("TPU") or replica >= self._replicas:
             raise ValueError(
                 f"enqueue: device is {device!r}; it must name one of the {self._replicas} "
                 f"replicas, 'TPU:0' to 'TPU:{self._replicas - 1}'"
             )
-        replica = int(number)
         if replica in self._parts:
-            missing = sorted(set(range(self._replicas)) - set(self._parts))
             raise ValueError(
                 f"enqueue: {device!r} already has its part of this batch; the parts of replicas "
-                f"{missing} are missing"
+                f"{self._missing()} are missing"
             )
-        parts = {**self._parts, replica: self.replica_batch(ids, weights)}
+        if any(kind != training for _, kind in self._parts.values()):
+            raise ValueError(
+                f"enqueue: training is {training} for {device!r} and {not training} for the parts "
+                "before it; it must be the same"
+            )
+        parts = {**self._parts, replica: (batch, training)}
         if len(parts) < self._replicas:
             self._parts = parts
             return None
-        return concatenate([parts[r] for r in range(self._replicas)])
+        return concatenate([parts[r][0] for r in range(self._replicas)])
+
+    def _check_no_parts(self) -> None:
+        if self._parts:
+            raise ValueError(
+                f"enqueue: replicas {sorted(self._parts)} have enqueued their part of a batch by "
+                f"device; enqueue the parts of replicas {self._missing()} first"
+            )
+
+    def _missing(self) -> list[int]:
+        return sorted(set(range(self._replicas)) - set(self._parts))
+
+    def discard(self) -> None:
+        """Forget parts that were enqueued by device."""
+        self._parts = {}
 
     def by_replica(self, activations: Sequence[np.ndarray]) -> list[Leaves]:
         """Each replica's part of global activations, in replica order."""

@@ -30,7 +30,7 @@ class QuantizationConfig:
     upper: float
 
     def __post_init__(self) -> None:
-        buckets = _integer("QuantizationConfig: num_buckets", self.num_buckets, minimum=2)
+        buckets = integer("QuantizationConfig: num_buckets", self.num_buckets, minimum=2)
         object.__setattr__(self, "num_buckets", buckets)
         lower, upper = float(self.lower), float(self.upper)
         if not (lower < upper and math.isfinite(lower) and math.isfinite(upper)):
@@ -70,11 +70,11 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         where = f"TableConfig {self.name!r}" if self.name else "TableConfig"
-        rows = _integer(
+        rows = integer(
             f"{where}: vocabulary_size", self.vocabulary_size, minimum=1, maximum=MAX_ROWS
         )
         object.__setattr__(self, "vocabulary_size", rows)
-        object.__setattr__(self, "dim", _integer(f"{where}: dim", self.dim, minimum=1))
+        object.__setattr__(self, "dim", integer(f"{where}: dim", self.dim, minimum=1))
         if self.initializer is not None and not callable(self.initializer):
             raise ValueError(
                 f"{where}: initializer is {self.initializer!r}; it must be None or a callable "
@@ -129,7 +129,7 @@ class FeatureConfig:
         where = f"FeatureConfig {self.name!r}" if self.name else "FeatureConfig"
         if not isinstance(self.table, TableConfig):
             raise ValueError(f"{where}: table is {self.table!r}; it must be a TableConfig")
-        length = _integer(f"{where}: max_sequence_length", self.max_sequence_length, minimum=0)
+        length = integer(f"{where}: max_sequence_length", self.max_sequence_length, minimum=0)
         object.__setattr__(self, "max_sequence_length", length)
         if not isinstance(self.validate_weights_and_indices, bool):
             raise ValueError(
@@ -142,20 +142,25 @@ class FeatureConfig:
             raise ValueError(f"{where}: name is {self.name!r}; it must be a string or None")
 
 
-def _integer(what: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
-    required = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+def integer(
+    what: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
+) -> int:
+    """A Python int from any integer but a bool. Raises ValueError out of range, naming `what`."""
+    required = "an int"
+    if minimum is not None:
+        required += f" >= {minimum}" if maximum is None else f" from {minimum} to {maximum}"
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise ValueError(f"{what} is {value!r}; it must be an int {required}")
+        raise ValueError(f"{what} is {value!r}; it must be {required}")
     number = operator.index(value)
-    if number < minimum or (maximum is not None and number > maximum):
-        raise ValueError(f"{what} is {number}; it must be an int {required}")
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise ValueError(f"{what} is {number}; it must be {required}")
     return number
 
 
 def _shape(where: str, value: Any) -> tuple[int, ...]:
     axes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     shape = tuple(
-        _integer(f"{where}: axis {i} of output_shape", axis, minimum=1)
+        integer(f"{where}: axis {i} of output_shape", axis, minimum=1)
         for i, axis in enumerate(axes)
     )
     if not shape:

@@ -1,7 +1,5 @@
 """enqueue -> dequeue -> apply_gradients over any backend: queues, versions and looks.
 
-Usable without a strategy.
-
     queue      batches that were enqueued, planned and given to the backend, first in first out
     waiting    training steps that were dequeued and have no gradients yet, oldest first
     pending    updates that were submitted; schedule.py says when lookups see them
@@ -24,7 +22,7 @@ from ._queue import Activations, BatchQueue, by_feature, plan_batch
 from ._saved import Saved, load_state, saved_state
 from .backend import Backend, get_backend
 from .batch import Batch, make_batch
-from .config import FeatureConfig
+from .config import FeatureConfig, integer
 from .errors import DeadlockError
 from .gradients import stack_gradients
 from .pending import PendingUpdate
@@ -32,11 +30,11 @@ from .plan import Output
 from .schedule import Progress, Schedule
 from .state import State
 from .store import Store
-from .tables import check_engine_arguments, resolve_tables
+from .tables import resolve_tables
 
 
 class Engine:
-    """Tables under a schedule.
+    """Tables under a schedule; usable without a strategy.
 
     Features, activations and gradients are flat, in the order of `features`.
 
@@ -68,14 +66,13 @@ class Engine:
         check_numerics: bool = False,
         trains: bool = True,
     ) -> None:
-        check_engine_arguments(features, seed, queue_capacity)
         self.features = tuple(features)
         self.names = tuple(names or (f.name or f"feature_{i}" for i, f in enumerate(features)))
         self.schedule = law.checked(schedule)
         self.tables = resolve_tables(features, optimizer, trains=trains)
         self.check_numerics = check_numerics
-        self._store = Store(self.tables, get_backend(backend), seed)
-        self._queue = BatchQueue(queue_capacity)
+        self._store = Store(self.tables, get_backend(backend), integer("seed", seed))
+        self._queue = BatchQueue(integer("queue_capacity", queue_capacity, minimum=1))
         self._progress = Progress()
         self._outputs: tuple[Output, ...] | None = None  # of the newest batch
         self._before_run: tuple[Any, ...] | None = None
@@ -89,15 +86,12 @@ class Engine:
 
     def make_batch(self, features: Sequence[Any], weights: Sequence[Any] | None = None) -> Batch:
         """A validated batch of one replica, from any of the input forms, one per feature."""
-        shapes = [None] * len(self.features)
-        return make_batch(
-            features, weights, self.features, self.names, shapes, 1, self.check_numerics
-        )
+        known = (self.features, self.names, [None] * len(self.features))
+        return make_batch(features, weights, *known, 1, self.check_numerics)
 
     def create_tables(self, call: str = "build") -> None:
         """Make tables and slots from their initial values now, not when they are first needed."""
-        self._open(call)
-        with self._changed:
+        with self._call(call):
             self._store.state  # noqa: B018 (made when first asked for)
 
     def enqueue(
@@ -107,11 +101,12 @@ class Engine:
         *,
         blocking: bool = False,
         timeout: float | None = None,
+        in_run: bool = False,
     ) -> None:
         """Plan `batch` and append it to the queue.
 
-        With `blocking` the call waits for room, at most `timeout` seconds: for a thread that loads
-        data.
+        `blocking`: wait for room, at most `timeout` seconds, as a thread that loads data should.
+        `in_run`: an effect of the strategy's run in progress, undone with it.
 
         Raises:
           DeadlockError: the queue is full.
@@ -129,8 +124,8 @@ class Engine:
                         f"({self._contents()}); missing call: dequeue"
                     )
                 self._changed.wait(left)
-                self._open("enqueue")
-            self._queue.queued.append(entry)
+                self._check_open("enqueue")
+            self._queue.add(entry, in_run=in_run)
             self._outputs = entry.outputs
 
     def dequeue(self) -> Activations:
@@ -139,8 +134,7 @@ class Engine:
         Raises:
           DeadlockError: nothing is enqueued, or earlier gradients were never given.
         """
-        self._open("dequeue")
-        with self._changed:
+        with self._call("dequeue"):
             if not self._queue.queued:
                 raise DeadlockError(
                     f"dequeue: nothing is enqueued ({self._contents()}); missing call: enqueue"
@@ -172,8 +166,7 @@ class Engine:
           DeadlockError: no dequeued training step waits for gradients.
           ValueError, TypeError: a gradient of another shape, kind or dtype.
         """
-        self._open("apply_gradients")
-        with self._changed:
+        with self._call("apply_gradients"):
             outputs = self._queue.waiting[0].outputs if self._queue.waiting else self._outputs
             by_table, borrowed = stack_gradients(gradients, self, outputs)
             law.check_gradients_expected(self._progress, self._contents())
@@ -196,8 +189,7 @@ class Engine:
         Raises:
           DeadlockError: a dequeued training step waits for its gradients.
         """
-        self._open("drain")
-        with self._changed:
+        with self._call("drain"):
             law.check_nothing_waits("drain", self._progress, self._contents())
             self._progress = replace(self._progress, start=self._progress.dequeued)
             self._queue.forget_activations()
@@ -206,25 +198,29 @@ class Engine:
     def abandon(self) -> int:
         """Give up the dequeued steps that wait for gradients; they return to the queue's head.
 
-        Dequeued again, they return the activations that they returned before (unless drain() came
-        between). Returns how many there were.
+        Dequeued again, they return the activations that they returned before, unless drain() came
+        between. Returns how many.
         """
-        self._open("abandon")
-        with self._changed:
+        with self._call("abandon"):
             count = self._queue.give_up()
             self._progress = replace(self._progress, dequeued=self._progress.dequeued - count)
             return count
 
+    def discard(self) -> int:
+        """Drop all batches that are enqueued and not dequeued. Returns how many there were."""
+        with self._call("discard"):
+            self._changed.notify_all()
+            return self._queue.discard()
+
     def read(self, call: str = "table read") -> State:
         """All tables and slots as if drained: read-only views, copies where updates are pending."""
-        self._open(call)
-        with self._changed:
+        with self._call(call):
             law.check_nothing_waits(call, self._progress, self._contents())
             return self._store.read()
 
     def snapshot(self) -> State:
         """As `read`, in memory of its own: later training does not change it."""
-        with self._changed:
+        with self._call("snapshot"):
             return self.read("snapshot").copied()
 
     @contextmanager
@@ -233,19 +229,20 @@ class Engine:
 
         While the context is open, the calls of other threads wait.
         """
-        self._open("save")
-        with self._changed:
+        with self._call("save"):
             law.check_nothing_waits("save", self._progress, self._contents())
+            store, progress = self._store, self._progress
             if drain:
-                self.drain()
-            state = self._store.backend.get_state(self._store.state)
-            store = self._store
-            yield saved_state(state, self.schedule, self._progress, store.pending, store.patches)
+                drained = replace(progress, start=progress.dequeued)
+                yield saved_state(store.read(), self.schedule, drained, [], {})
+                self.drain()  # only now: a save that fails changes nothing
+            else:
+                state = replace(store.backend.get_state(store.state), version=store.version)
+                yield saved_state(state, self.schedule, progress, store.pending, store.patches)
 
     def prepare_restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Any:
         """Check a checkpoint against this engine and return the function that takes it over."""
-        self._open("restore")
-        with self._changed:
+        with self._call("restore"):
             law.check_nothing_waits("restore", self._progress, self._contents())
             self._queue.check_empty("restore", self._progress)
             state, progress, pending = load_state(arrays, meta, self._store.specs, self.schedule)
@@ -258,10 +255,7 @@ class Engine:
         return commit
 
     def close(self) -> None:
-        """End this engine; every later call is a RuntimeError.
-
-        Warns if work is lost, unless an error is on its way.
-        """
+        """End this engine. Warns if work is lost, unless an error is on its way."""
         with self._changed:
             if not self._closed and sys.exc_info()[0] is None:
                 self._queue.warn_of_lost_work(self._progress, len(self._store.pending))
@@ -273,27 +267,35 @@ class Engine:
     def begin_run(self) -> None:
         """Start of strategy.run: the updates of the run are held back until its end."""
         with self._changed:
-            self._before_run = (self._progress, self._queue.saved(), list(self._store.pending))
+            self._before_run = (self._progress, list(self._store.pending))
+            self._queue.begin_run()
             self._store.may_apply = law.visible(self.schedule, self._progress)
 
     def commit_run(self) -> None:
         with self._changed:
             self._before_run, self._store.may_apply = None, None
+            self._queue.commit_run()
             self._store.apply(law.visible(self.schedule, self._progress))
 
     def rollback_run(self) -> None:
         """Undo the run. What earlier runs submitted and its lookup made visible stays applied."""
         with self._changed:
             assert self._before_run is not None
-            self._progress, queue, pending = self._before_run
-            self._queue.restore(queue)
+            self._progress, pending = self._before_run
+            self._queue.rollback_run()
             self._store.forget_pending(pending)
             self._before_run, self._store.may_apply = None, None
             self._changed.notify_all()
 
-    def _open(self, call: str) -> None:
+    @contextmanager
+    def _call(self, name: str) -> Generator[None]:
+        with self._changed:
+            self._check_open(name)
+            yield
+
+    def _check_open(self, name: str) -> None:
         if self._closed:
-            raise RuntimeError(f"{call}: this embedding was closed; make a new one")
+            raise RuntimeError(f"{name}: this embedding was closed; make a new one")
 
     def _contents(self) -> str:
         return self._queue.contents(self._progress)

@@ -16,6 +16,7 @@ drain.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .config import integer
 from .errors import DeadlockError
 
 
@@ -38,10 +39,11 @@ class Schedule:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        _check("staleness", self.staleness, 0)
-        _check("warmup_steps", self.warmup_steps, 0)
-        if self.drain_every is not None:
-            _check("drain_every", self.drain_every, 1)
+        for name, minimum in (("staleness", 0), ("warmup_steps", 0), ("drain_every", 1)):
+            value = getattr(self, name)
+            if value is not None or name != "drain_every":
+                number = integer(f"Schedule: {name}", value, minimum=minimum)
+                object.__setattr__(self, name, number)
 
     def version_read(self, step: int, start: int = 0) -> int:
         """r(step): the number of updates that the lookup of training step `step` sees.
@@ -178,8 +180,3 @@ def agreed(pipelined: bool, schedule: Schedule | None) -> Schedule | None:
             f"{schedule}; leave one of them out"
         )
     return schedule or tpu_embedding_pipelined()
-
-
-def _check(name: str, value: int, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"Schedule: {name} is {value!r}; it must be an int >= {minimum}")

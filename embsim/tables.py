@@ -33,6 +33,8 @@ def resolve_tables(features: Sequence[FeatureConfig], optimizer: Any, *, trains:
       ValueError: two tables of one name; an optimizer of no supported form; none at all where the
         tables are trained.
     """
+    if not features:
+        raise ValueError("there are no features; an embedding needs at least one FeatureConfig")
     configs = tuple(dict.fromkeys(feature.table for feature in features))
     names = [config.name or f"table_{i}" for i, config in enumerate(configs)]
     for i, name in enumerate(names):
@@ -77,17 +79,3 @@ def _checked(table: str, optimizer: Any, trains: bool) -> Optimizer | None:
             "accumulated gradient"
         )
     return optimizer
-
-
-def check_engine_arguments(features: Sequence[Any], seed: Any, queue_capacity: Any) -> None:
-    """Raises ValueError for what an engine cannot be made of."""
-    if not features:
-        raise ValueError("there are no features; an embedding needs at least one FeatureConfig")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed is {seed!r}; it must be an int")
-    if (
-        isinstance(queue_capacity, bool)
-        or not isinstance(queue_capacity, int)
-        or queue_capacity < 1
-    ):
-        raise ValueError(f"queue_capacity is {queue_capacity!r}; it must be an int >= 1")

@@ -99,8 +99,7 @@ class TPUEmbedding:
           per_replica_batch_size: samples per replica; training and evaluation use the same.
 
         Raises:
-          ValueError: shapes that are not known or contradict output_shape; neither argument under a
-            strategy.
+          ValueError: shapes that are not known, or contradict output_shape.
         """
         refuse_in_run("build")
         if self._trains and not self._border.is_built:
@@ -125,9 +124,8 @@ class TPUEmbedding:
             lists, or any of the forms that embsim.convert takes. Or a TorchRec KeyedJaggedTensor.
           weights: None, or the same structure with weights or None at the leaves.
           training: apply_gradients will follow. False: a look that changes nothing.
-          name: accepted for TensorFlow's sake.
-          device: 'TPU:k': `features` is replica k's part; the batch is enqueued when all replicas
-            have theirs.
+          name: for TensorFlow's sake.
+          device: 'TPU:k' for replica k's part; the batch is enqueued with the last replica's.
           blocking, timeout: wait for room in the queue, at most so many seconds.
 
         Raises:
@@ -141,9 +139,9 @@ class TPUEmbedding:
         border, training = self._border, bool(training)
         ids, gains = border.flat_inputs(features, weights)
         if not in_run(self._strategy, "enqueue"):
-            batch = border.whole_batch(ids, gains, device)
+            batch = border.whole_batch(ids, gains, training, device)
             if batch is not None:
-                self._enqueue(batch, training, blocking, timeout)
+                self._enqueue(batch, training, blocking=blocking, timeout=timeout)
             return
         if device is not None:
             raise ValueError(
@@ -152,7 +150,8 @@ class TPUEmbedding:
             )
 
         def enqueue_parts(parts: list[tuple[Batch, bool]]) -> list[None]:
-            self._enqueue(*border.joined_batch(parts), blocking, timeout)
+            batch, kind = border.joined_batch(parts)
+            self._enqueue(batch, kind, blocking=blocking, timeout=timeout, in_run=True)
             return [None] * len(parts)
 
         meet("enqueue", (border.replica_batch(ids, gains), training), enqueue_parts)
@@ -160,8 +159,7 @@ class TPUEmbedding:
     def dequeue(self, name: str | None = None) -> Any:
         """Activations of the oldest enqueued batch, in the structure of feature_config.
 
-        Read-only float32 arrays [*output shape, dim]. Inside strategy.run each replica gets its
-        own part.
+        Read-only float32 [*output shape, dim]; inside strategy.run, this replica's part.
 
         Raises:
           DeadlockError: nothing is enqueued, or earlier gradients are missing.
@@ -230,12 +228,20 @@ class TPUEmbedding:
         refuse_in_run("abandon")
         return self._engine.abandon()
 
+    def discard(self) -> int:
+        """Drop all batches that are enqueued and not dequeued. Returns how many there were."""
+        refuse_in_run("discard")
+        self._border.discard()
+        return self._engine.discard()
+
     def save(self, path: Any, drain: bool = False) -> str:
         """Checkpoint(embedding=self).save(path): tables, slots, counts, pending updates."""
+        refuse_in_run("save")
         return Checkpoint(embedding=self).save(path, drain=drain)
 
     def restore(self, path: Any) -> None:
         """Take over what `save` wrote, pending updates included: training goes on bit for bit."""
+        refuse_in_run("restore")
         Checkpoint(embedding=self).restore(path)
 
     def saving(self, drain: bool = False) -> AbstractContextManager[Saved]:
@@ -251,10 +257,7 @@ class TPUEmbedding:
         return self._engine.prepare_restore(arrays, meta)
 
     def close(self) -> None:
-        """End this object; its strategy may then hold another.
-
-        Warns if work is lost, unless an error is on its way.
-        """
+        """End this object. Warns if work is lost, unless an error is on its way."""
         refuse_in_run("close")
         self._engine.close()
         if self._strategy is not None and self._strategy.embedding is self:
@@ -262,8 +265,8 @@ class TPUEmbedding:
             self._strategy.remove_participant(self._border)
             self._strategy.embedding = None
 
-    def _enqueue(self, batch: Batch, training: bool, blocking: bool, timeout: float | None) -> None:
-        self._engine.enqueue(batch, training, blocking=blocking, timeout=timeout)
+    def _enqueue(self, batch: Batch, training: bool, **options: Any) -> None:
+        self._engine.enqueue(batch, training, **options)
         self._border.accept(batch)
 
     def _read(self, call: str) -> State:

@@ -53,6 +53,9 @@ class FTRL:
         for option in ("l1_regularization_strength", "l2_regularization_strength", "beta"):
             check_range(f"FTRL: {option}", getattr(self, option), "a number >= 0", lambda x: x >= 0)
 
+        if not callable(self.learning_rate):
+            self.coefficients(self.learning_rate)
+
     @property
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("accumulators", self.initial_accumulator_value), Slot("linears"))

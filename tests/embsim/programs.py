@@ -5,6 +5,7 @@ bags, as the definition reads them, and the form in which the engine is given th
 every call on both and compares what comes back, to the bit.
 """
 
+import hashlib
 import shutil
 import tempfile
 import warnings
@@ -364,3 +365,106 @@ class Pair:
         if all(w is None for w in weights):
             return self.world.pack(ids), None
         return self.world.pack(ids), self.world.pack(weights)
+
+
+# --- one fixed program, large enough that kernels use all the threads they may
+
+
+def fixed_world():
+    """Three tables with shared features, all combiners, and updates of every kind of loop."""
+    optimizers = (
+        embsim.Adam(0.01, lazy_adam=False),
+        embsim.Adagrad(lambda step: 0.1 / (1 + step), use_gradient_accumulation=False),
+        embsim.FTRL(0.05, l1_regularization_strength=0.01, clipvalue=0.1),
+    )
+    combiners = ("mean", "sqrtn", "sum")
+    tables = [
+        embsim.TableConfig(rows, 192, combiner=combiner, optimizer=optimizer, name=combiner)
+        for rows, combiner, optimizer in zip((900, 5000, 700), combiners, optimizers, strict=True)
+    ]
+    features = (
+        Feature("plain", tables[0]),
+        Feature("plain", tables[1]),
+        Feature("sequence", tables[2], 3),
+        Feature("plain", tables[1]),
+    )
+    used = {table: table.optimizer for table in tables}
+    return World(features, used, samples=256, schedule=embsim.stale(1))
+
+
+def fixed_batch(world, step):
+    """Popular and rare ids, duplicates, empty bags; weights for the second feature."""
+    draw = np.random.default_rng(step)
+    batch = []
+    for i, feature in enumerate(world.features):
+        rows = feature.table.vocabulary_size
+        ids = [
+            (draw.zipf(1.3, length) % rows).tolist()
+            for length in draw.integers(0, 7, world.samples)
+        ]
+        if i == 1:
+            ids = [[(row, float(F(draw.normal()))) for row in bag] for bag in ids]
+        batch.append(FeatureBatch(ids, "ragged", weighted=i == 1))
+    return batch
+
+
+def fixed_gradients(activations, step):
+    """A dense model of sorts: gradients that depend on the activations."""
+    draw = np.random.default_rng(1000 + step)
+    return [a * F(0.1) + draw.normal(size=a.shape).astype(F) for a in activations]
+
+
+FIXED_STEPS = 6
+
+
+def fixed_digest(numbers):
+    """SHA-256 of arrays; a zero has no sign."""
+    digest = hashlib.sha256()
+    for array in numbers:
+        digest.update(np.ascontiguousarray(array + F(0)).tobytes())
+    return digest.hexdigest()
+
+
+def engine_digest():
+    world, seen = fixed_world(), []
+    with embsim.TPUStrategy(num_replicas=2).scope():
+        embedding = embsim.TPUEmbedding(
+            [f.config(world.samples // 2) for f in world.features],
+            embsim.SGD(),
+            schedule=world.schedule,
+        )
+    for step in range(FIXED_STEPS):
+        batch = fixed_batch(world, step)
+        ids = [each.ids(each.bags, deep=False) for each in batch]
+        embedding.enqueue(ids, [each.weights(each.bags, deep=False) for each in batch])
+        activations = embedding.dequeue()
+        embedding.apply_gradients(fixed_gradients(activations, step))
+        seen += activations
+    for table in world.optimizers:
+        seen += [embedding.embedding_tables[table], *embedding.slot_variables[table].values()]
+    embedding.close()
+    return fixed_digest(seen)
+
+
+def law_digest():
+    world, seen = fixed_world(), []
+    with embsim.TPUStrategy().scope():
+        embedding = embsim.TPUEmbedding([f.config(1) for f in world.features], embsim.SGD())
+    law = Definition(
+        [feature.law_config for feature in world.features],
+        world.optimizers,
+        embedding.embedding_tables,
+        staleness=1,
+    )
+    embedding.close()
+    for step in range(FIXED_STEPS):
+        activations = law.dequeue([each.bags for each in fixed_batch(world, step)])
+        law.apply_gradients(fixed_gradients(activations, step))
+        seen += activations
+    for table in world.optimizers:
+        seen += law.versions[-1][table]
+    return fixed_digest(seen)
+
+
+if __name__ == "__main__":
+    print(embsim.num_threads(), engine_digest())

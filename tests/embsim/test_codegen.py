@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -50,9 +51,7 @@ RULES = {
         for inside, lazy in itertools.product([False, True], [False, True])
     ],
     "FTRL": [
-        lambda p=p, m=m, **o: FTRL(
-            0.1, p, 0.1, 0.2, 0.5, multiply_linear_by_learning_rate=m, **o
-        )
+        lambda p=p, m=m, **o: FTRL(0.1, p, 0.1, 0.2, 0.5, multiply_linear_by_learning_rate=m, **o)
         for p, m in itertools.product([-0.5, -0.3, 0.0], [False, True])
     ],
 }
@@ -105,7 +104,7 @@ def check(optimizer, kernel, arrays, gradients, rate):
     rule = row_update(optimizer, NumpyOps)
     for row, parts in touched(optimizer, gradients):
         for g in parts:
-            w, *slots = (array[row] for array in want)
+            w, *slots = (array[row].copy() for array in want)
             w, slots = rule(w, g, tuple(slots), SimpleNamespace(**c))
             for array, value in zip(want, (w, *slots), strict=True):
                 array[row] = value
@@ -278,9 +277,6 @@ def test_a_user_s_optimizer_trains_an_embedding():
     _, embedding, table = trained(OWN[0])
     assert embedding.embedding_tables[table].tolist() == [[1, 1], [1 - 0.5 * F(2.8)] * 2, [1, 1]]
     assert embedding.slot_variables[table]["m"].tolist() == [[2, 2], [F(2.8)] * 2, [2, 2]]
-    value, embedding, table = trained(Own(keeps_the_previous_row, ("previous",)))
-    assert value == [0.5, 0.5]
-    assert embedding.slot_variables[table]["previous"].tolist() == [[2, 2], [1, 1], [2, 2]]
 
 
 def body(expression):
@@ -288,61 +284,48 @@ def body(expression):
     return Own(lambda ops: lambda w, g, slots, c: (expression(ops, w, g, c), slots))
 
 
-REFUSED = {
-    "a literal on the right": (body(lambda ops, w, g, c: w * 0.5), "0.5 is no float32"),
-    "a literal on the left": (body(lambda ops, w, g, c: 2 - w), "2 is no float32"),
-    "a NumPy number": (body(lambda ops, w, g, c: np.float32(0.5) * w), "0.5 is no float32"),
-    "a literal result": (body(lambda ops, w, g, c: 0.0), "0.0 is no float32"),
-    "a literal operand": (body(lambda ops, w, g, c: ops.maximum(w, 0.0)), "0.0 is no float32"),
+REFUSED = {  # test_trace.py has more
+    "a literal": (body(lambda ops, w, g, c: w * 0.5), "0.5 is no float32 of this row"),
     "if": (body(lambda ops, w, g, c: w if g > c.zero else g), "has no branches: use ops.where"),
-    "if with ==": (body(lambda ops, w, g, c: w if g == c.zero else g), "optimizer rule"),
-    "if with !=": (body(lambda ops, w, g, c: w if g != c.zero else g), "optimizer rule"),
-    "and": (body(lambda ops, w, g, c: ops.where(w > g and g > w, w, g)), "has no branches"),
-    "Python's max": (body(lambda ops, w, g, c: max(w, g)), "has no branches"),
-    "NumPy's maximum": (body(lambda ops, w, g, c: np.maximum(w, g)), "has no branches"),
-    "NumPy's root": (body(lambda ops, w, g, c: np.sqrt(w)), "sqrt"),
     "an unknown operation": (body(lambda ops, w, g, c: ops.exp(w)), "exp"),
-    "a power with **": (body(lambda ops, w, g, c: w**2), r"\*\*"),
-    "an element": (body(lambda ops, w, g, c: w[0]), "subscript"),
-    "the mean of a mean": (body(lambda ops, w, g, c: ops.mean(ops.mean(w))), "already one"),
     "too few slots": (
         Own(lambda ops: lambda w, g, slots, c: (w, ()), ("a",)),
-        "returned 0 slots; it has 1",
+        "Own: the rule returned 0 slots; it has 1",
     ),
     "a row in a rowwise slot": (
         Own(lambda ops: lambda w, g, slots, c: (w, (g,)), ("a1",)),
-        "slot 'a1' is rowwise.*ops.mean",
+        "slot 'a1' is rowwise.*reduce it with ops.mean",
     ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_a_rule_may_not_do_is_a_type_error_at_build_and_changes_nothing(case):
+def test_what_a_rule_may_not_do_is_a_type_error_at_build(case):
     optimizer, message = REFUSED[case]
-    with pytest.raises(TypeError, match=message):
-        update_source(optimizer)
     table = embsim.TableConfig(3, 2, optimizer=optimizer)
     with embsim.TPUStrategy(1).scope():
         embedding = embsim.TPUEmbedding(embsim.FeatureConfig(table))
-    for _ in range(2):
+    for call in (lambda: embedding.build(2), lambda: embedding.enqueue(np.array([0, 1]))) * 2:
         with pytest.raises(TypeError, match=message):
-            embedding.build(2)
-        with pytest.raises(TypeError, match=message):
-            embedding.enqueue(np.array([0]))
+            call()
+
+
+def test_a_build_that_failed_has_built_nothing():
+    optimizer, message = REFUSED["if"]
+    table = embsim.TableConfig(3, 2, optimizer=optimizer)
+    with embsim.TPUStrategy(1).scope():
+        embedding = embsim.TPUEmbedding(embsim.FeatureConfig(table))
+    with pytest.raises(TypeError, match=message):
+        embedding.build(2)
     with pytest.raises(RuntimeError, match="dequeue: the embedding is not built"):
         embedding.dequeue()
-
-
-def test_truth_values_are_no_numbers():
-    """NumPy and Python disagree on what True + True is."""
-    sums = body(lambda ops, w, g, c: w - ((g > c.zero) + (w > c.zero)) * g)
-    with pytest.raises(TypeError, match="optimizer rule"):
-        update_source(sums)
+    with pytest.raises(TypeError, match=message):
+        embedding.enqueue(np.array([0, 1, 2]))  # the batch size is still open
 
 
 # --- the cache on disk
 
-RULE = '''
+RULE = """
 import numpy as np, embsim
 class Own:
     learning_rate, slots = 1.0, ()
@@ -357,7 +340,7 @@ embedding.enqueue(np.array([1]))
 embedding.dequeue()
 embedding.apply_gradients(np.ones((1, 1), np.float32))
 print(embedding.embedding_tables[table].ravel().tolist())
-'''
+"""
 
 
 def run(script, **environment):
@@ -397,6 +380,20 @@ def test_a_cache_directory_that_cannot_be_written_is_done_without(tmp_path):
         assert run(script, EMBSIM_CACHE_DIR=str(tmp_path / place)) == "[0.0, -1.0]"
 
 
+def test_without_a_home_directory_kernels_are_compiled_anew(monkeypatch):
+    """As for a user id without an entry in /etc/passwd, in a container."""
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("EMBSIM_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    optimizer = Own(momentum, ("without_home",))
+    arrays = arrays_of(optimizer, np.random.default_rng(0), 1)
+    check(optimizer, update_kernel(optimizer), arrays, np.ones((2, 1), F), 0.5)
+
+
 def test_a_cache_that_can_only_be_read_is_used(tmp_path):
     """The text of the kernel is there, but Numba has nowhere to keep its compiled form."""
     script, cache = tmp_path / "model.py", tmp_path / "cache"
@@ -404,9 +401,7 @@ def test_a_cache_that_can_only_be_read_is_used(tmp_path):
     environment = {"EMBSIM_CACHE_DIR": str(cache), "NUMBA_DISABLE_JIT": "1"}
     assert run(script, **environment) == "[0.0, -1.0]"
     assert len(list(cache.glob("update_*.py"))) == 1
-    for path in cache.glob("__pycache__/*"):
-        path.unlink()
-    (cache / "__pycache__").rmdir()
+    shutil.rmtree(cache / "__pycache__", ignore_errors=True)
     (cache / "__pycache__").touch()
-    environment = {"EMBSIM_CACHE_DIR": str(cache), "HOME": os.devnull, "XDG_CACHE_HOME": ""}
+    environment = {"EMBSIM_CACHE_DIR": str(cache), "HOME": os.devnull, "XDG_CACHE_HOME": os.devnull}
     assert run(script, **environment, PYTHONDONTWRITEBYTECODE="1") == "[0.0, -1.0]"

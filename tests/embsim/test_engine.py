@@ -348,3 +348,60 @@ def test_engine_works_without_a_strategy() -> None:
     engine.apply_gradients([first, second])
     assert engine.read().weights["table_0"].tolist() == [[0, 0], [0, 0], [0.5, 0.5], [0.5, 0.5]]
     assert engine.progress.submitted == 1
+
+
+def test_a_failed_run_keeps_what_a_loader_enqueued_meanwhile() -> None:
+    strategy, embedding, _ = make(replicas=2)
+    embedding.enqueue(np.array([1, 1]))
+
+    def body() -> None:
+        if embsim.get_replica_context().replica_id_in_sync_group == 0:
+            loader = threading.Thread(target=embedding.enqueue, args=(np.array([3, 3]),))
+            loader.start()
+            loader.join()
+        embedding.dequeue()
+        embedding.apply_gradients(np.ones((1, 1), np.float32))
+        embedding.dequeue()
+        raise KeyError("a bug of the model")
+
+    with pytest.raises(KeyError):
+        strategy.run(body)
+    rows = [entry.plans["t"].row.tolist() for entry in embedding._engine._queue.queued]
+    assert rows == [[1, 1], [3, 3]]
+
+
+def test_after_a_lost_step_discard_makes_room_for_a_restore(tmp_path) -> None:
+    _, embedding, table = make()
+    train(embedding)
+    embedding.save(tmp_path)
+    train(embedding)
+    for _ in range(2):
+        embedding.enqueue(np.array([2]))
+    embedding.dequeue()
+    assert embedding.abandon() == 1
+    assert embedding.discard() == 2
+    embedding.restore(tmp_path)
+    assert embedding.embedding_tables[table][2, 0] == -1
+    assert train(embedding) == -1
+
+
+def test_a_save_that_fails_drains_nothing(tmp_path) -> None:
+    _, embedding, _ = make(schedule=embsim.stale(1))
+    train(embedding)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError):
+        embedding.save(tmp_path / "file", drain=True)
+    assert train(embedding) == 0
+    embedding.save(tmp_path / "good", drain=True)
+    assert train(embedding) == -2
+
+
+def test_parts_by_device_are_never_dropped_silently() -> None:
+    _, embedding, _ = make(replicas=2)
+    embedding.enqueue(np.array([1]), device="TPU:0")
+    with pytest.raises(ValueError, match=r"replicas \[0\] have enqueued their part .*\[1\] first"):
+        embedding.enqueue(np.array([1, 1]))
+    with pytest.raises(ValueError, match="training is False for 'TPU:1' and True for the parts"):
+        embedding.enqueue(np.array([1]), device="TPU:1", training=False)
+    embedding.discard()
+    embedding.enqueue(np.array([1, 1]))

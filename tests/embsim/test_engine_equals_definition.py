@@ -3,6 +3,12 @@
 An illegal call must raise and change nothing: whatever it changed, a later comparison finds.
 """
 
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -19,7 +25,7 @@ from hypothesis.stateful import (
 
 import embsim
 from embsim.optimizers import FTRL, SGD, Adagrad, AdagradMomentum, Adam, RowwiseAdagrad
-from tests.embsim.programs import F, Feature, FeatureBatch, Pair, World
+from tests.embsim.programs import F, Feature, FeatureBatch, Pair, World, law_digest
 
 # Sums of these depend on their order; 1e-30 squared is 0, so that denominators vanish.
 NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.0, 0.1, -0.3, 3.0, 1 / 3, 1e-3, -70.0, 1e4, 2.0**24, 1e-30]
@@ -279,3 +285,76 @@ def test_random_programs():
             max_examples=examples, stateful_step_count=25, report_multiple_bugs=False
         ),
     )
+
+
+def test_the_number_of_threads_never_changes_a_bit():
+    """One program in three processes, against the definition."""
+    law = law_digest()
+    for threads in ("1", "2", "3"):
+        environment = {**os.environ, "EMBSIM_NUM_THREADS": threads}
+        command = [sys.executable, "-m", "tests.embsim.programs"]
+        root = Path(__file__).parents[2]
+        result = subprocess.run(
+            command, env=environment, cwd=root, capture_output=True, text=True, check=True
+        )
+        assert result.stdout.split() == [threads, law]
+
+
+def save(embedding):
+    with tempfile.TemporaryDirectory() as folder:
+        embedding.save(folder)
+
+
+def evaluate(embedding):
+    embedding.enqueue([np.array([1, 2])], training=False)
+    embedding.dequeue()
+
+
+LOOKS = {
+    "nothing": lambda embedding: None,
+    "evaluation": evaluate,
+    "embedding_tables": lambda embedding: embedding.embedding_tables,
+    "slot_variables": lambda embedding: embedding.slot_variables,
+    "snapshot": lambda embedding: embedding.snapshot(),
+    "save": save,
+}
+SCHEDULES = (
+    embsim.sequential(),
+    embsim.tpu_embedding_pipelined(),
+    embsim.sparsecore_loop(2),
+    embsim.semi_sync(2),
+    embsim.stale(3),
+    embsim.Schedule(staleness=2, drain_every=5, warmup_steps=1),
+)
+
+
+def steps_with_a_look(schedule, optimizer, look, gap, steps=7):
+    """All activations, tables and slots of a program that looks after `gap` steps, or never."""
+    values = np.arange(12, dtype=np.float32).reshape(4, 3) / 7
+    table = embsim.TableConfig(4, 3, initializer=lambda *_: values)
+    with embsim.TPUStrategy().scope():
+        embedding = embsim.TPUEmbedding([embsim.FeatureConfig(table)], optimizer, schedule=schedule)
+    seen = []
+    for step in range(steps):
+        embedding.enqueue([np.array([step % 3, (step + 1) % 2])])
+        activations = embedding.dequeue()
+        embedding.apply_gradients([a * 0.5 + 1 for a in activations])
+        seen += activations
+        if step == gap:
+            LOOKS[look](embedding)
+    seen += [embedding.embedding_tables[table], *embedding.slot_variables[table].values()]
+    embedding.close()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Adagrad(0.1), Adam(0.1, lazy_adam=False)], ids=["lazy", "all"]
+)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_a_look_between_any_two_steps_changes_no_later_bit(schedule, optimizer):
+    undisturbed = steps_with_a_look(schedule, optimizer, "nothing", None)
+    for look in LOOKS:
+        for gap in range(6):
+            disturbed = steps_with_a_look(schedule, optimizer, look, gap)
+            for a, b in zip(undisturbed, disturbed, strict=True):
+                assert a.tobytes() == b.tobytes(), f"{look} after step {gap}"

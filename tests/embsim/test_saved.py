@@ -158,3 +158,18 @@ def test_other_threads_wait_while_a_save_writes() -> None:
         assert step.is_alive()
     step.join()
     embedding.abandon()
+
+
+def test_a_reader_of_which_one_table_has_an_optimizer_gets_complete_tables(tmp_path) -> None:
+    embedding = trained()
+    embedding.save(tmp_path)
+    config = features(names=("c",))
+    with_slots = TableConfig(6, 2, name="a/b", optimizer=embsim.Adagrad(0.5))
+    reader = TPUEmbedding({**config, "a/b": FeatureConfig(with_slots)}, None)
+    reader.restore(tmp_path)
+    for mine, theirs in ((reader.embedding_tables, embedding.embedding_tables),):
+        np.testing.assert_equal(by_name(mine), by_name(theirs))
+    np.testing.assert_equal(
+        dict(reader.slot_variables[with_slots]),
+        dict(by_name(embedding.slot_variables)["a/b"]),
+    )

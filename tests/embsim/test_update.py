@@ -143,7 +143,9 @@ def test_non_lazy_adam_updates_every_row_also_for_an_empty_plan():
     optimizer = Adam(1.0, beta_1=0.5, beta_2=0.5, epsilon=2.0**-60, lazy_adam=False)
     table = np.zeros((3, 1), F)
     slots = {"momenta": F([[2], [4], [8]]), "velocities": F([[2], [2], [8]])}
-    update(table, slots, plan_of([[]], 3), np.ones((1, 1), F), optimizer, coefficients(optimizer, 1))
+    update(
+        table, slots, plan_of([[]], 3), np.ones((1, 1), F), optimizer, coefficients(optimizer, 1)
+    )
     assert slots["momenta"].tolist() == [[1], [2], [4]]
     assert slots["velocities"].tolist() == [[1], [1], [4]]
     assert table.tolist() == [[-1], [-2], [-2]]
