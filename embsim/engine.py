@@ -198,8 +198,7 @@ class Engine:
     def abandon(self) -> int:
         """Give up the dequeued steps that wait for gradients; they return to the queue's head.
 
-        Dequeued again, they return the activations that they returned before, unless drain() came
-        between. Returns how many.
+        Dequeued again, they return the same activations, unless drain() came between.
         """
         with self._call("abandon"):
             count = self._queue.give_up()
