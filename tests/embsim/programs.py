@@ -442,8 +442,10 @@ def engine_digest():
         seen += activations
     for table in world.optimizers:
         seen += [embedding.embedding_tables[table], *embedding.slot_variables[table].values()]
+    digest = fixed_digest(seen)
+    embedding.drain()
     embedding.close()
-    return fixed_digest(seen)
+    return digest
 
 
 def law_digest():
