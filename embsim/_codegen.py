@@ -110,12 +110,12 @@ def update_source(optimizer: Optimizer) -> str:
     names = coefficient_names(optimizer)
     slots = optimizer.slots
     c = SimpleNamespace(**{name: graph.leaf(f"c_{name}", row=False) for name in names})
+    w, g = graph.leaf("w_d", row=True, text="w[d]"), graph.leaf("g_d", row=True, text="g[d]")
     old_slots = tuple(
-        graph.leaf(f"s{k}_0" if slot.rowwise else f"s{k}[d]", row=not slot.rowwise)
+        graph.leaf(f"s{k}_d", row=not slot.rowwise, text=f"s{k}[{'0' if slot.rowwise else 'd'}]")
         for k, slot in enumerate(slots)
     )
-    rule = row_update(optimizer, graph)
-    w, new_slots = rule(graph.leaf("w[d]", row=True), graph.leaf("g[d]", row=True), old_slots, c)
+    w, new_slots = row_update(optimizer, graph)(w, g, old_slots, c)
     if len(new_slots) != len(slots):
         raise TypeError(
             f"{type(optimizer).__name__}: the rule returned {len(new_slots)} slots; it has "
@@ -147,11 +147,8 @@ def _body(graph: Graph, w: Any, new_slots: tuple[Any, ...], rowwise: list[bool])
     that writes.
     """
     lines = ["w = table[r]"]
-    for k, narrow in enumerate(rowwise):
-        lines.append(f"s{k} = slots[{k}][r]")
-        if narrow:
-            lines.append(f"s{k}_0 = s{k}[0]")
-    outputs = [graph.value(w), *(graph.value(value) for value in new_slots)]
+    lines += [f"s{k} = slots[{k}][r]" for k in range(len(rowwise))]
+    outputs = [graph.number(value) for value in (w, *new_slots)]
     lines += graph.statements(outputs)
     lines.append("for d in range(dim):")
     lines += [f"    {line}" for line in graph.row_statements(outputs)]
@@ -215,4 +212,4 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 _made: dict[str, Callable[..., None]] = {}
-_remembered = lru_cache(maxsize=1024)(_kernel)
+_remembered = lru_cache(maxsize=1024, typed=True)(_kernel)

@@ -25,8 +25,11 @@ def kernel(function: F) -> F:
 
     The type checks that tests add to modules are taken off first.
     """
-    compiled = numba.njit(nogil=True, error_model="numpy", cache=True)(inspect.unwrap(function))
-    return cast(F, compiled)
+    plain = inspect.unwrap(function)
+    try:
+        return cast(F, numba.njit(nogil=True, error_model="numpy", cache=True)(plain))
+    except RuntimeError:  # no directory to keep it in can be written
+        return uncached_kernel(function)
 
 
 def uncached_kernel(function: F) -> F:

@@ -6,7 +6,7 @@ which order.
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -38,7 +38,7 @@ def parallel(tasks: Sequence[Task], size: int = WORTH_THREADS) -> None:
     `size` is the number of floats or ids that the tasks go through together: threads are not woken
     for a few.
     """
-    if len(tasks) <= 1 or _pool.size == 1 or size < WORTH_THREADS:
+    if len(tasks) <= 1 or _pool.size == 1 or size < WORTH_THREADS or _here.working:
         with np.errstate(all="ignore"):
             for task in tasks:
                 task()
@@ -47,13 +47,13 @@ def parallel(tasks: Sequence[Task], size: int = WORTH_THREADS) -> None:
     turn = threading.Lock()
 
     def work() -> None:
-        with np.errstate(all="ignore"):
-            while True:
-                with turn:
-                    task = next(remaining, None)
-                if task is None:
-                    return
-                task()
+        _here.working = True  # a task that is itself parallel must not wait for its own thread
+        try:
+            with np.errstate(all="ignore"):
+                while (task := _next(remaining, turn)) is not None:
+                    task()
+        finally:
+            _here.working = False
 
     helpers = [_pool.submit(work) for _ in range(min(_pool.size, len(tasks)) - 1)]
     try:
@@ -64,9 +64,20 @@ def parallel(tasks: Sequence[Task], size: int = WORTH_THREADS) -> None:
         helper.result()
 
 
+def _next(remaining: Iterator[Task], turn: threading.Lock) -> Task | None:
+    with turn:
+        return next(remaining, None)
+
+
 def ranges(count: int, chunk: int) -> list[tuple[int, int]]:
     """[0, count) as consecutive half-open ranges of at most `chunk`."""
     return [(low, min(low + chunk, count)) for low in range(0, count, chunk)]
+
+
+class _Here(threading.local):
+    """Whether this thread is inside a task."""
+
+    working = False
 
 
 class _Pool:
@@ -107,6 +118,6 @@ def _default_size() -> int:
     return os.cpu_count() or 1
 
 
-_pool = _Pool()
+_pool, _here = _Pool(), _Here()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)

@@ -4,17 +4,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+OPERATIONS = ("maximum", "mean", "minimum", "power", "sqrt", "where")
+
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A float32 number of one row (or a truth value): a whole row of them, or one for the row."""
+    """A float32 number of one row, or a truth value: a whole row of them, or one for the row."""
 
     graph: "Graph"
     name: str
     row: bool
-    text: str  # the expression that computes it, in Python; empty for a leaf
+    text: str  # the expression that computes it, in Python; empty for what is there already
     args: tuple["Value", ...] = ()
     is_mean: bool = False
+    is_truth: bool = False
 
     def __add__(self, other: Any) -> "Value":
         return self.graph.make("{} + {}", self, other)
@@ -32,16 +35,24 @@ class Value:
         return self.graph.make("-{}", self)
 
     def __lt__(self, other: Any) -> "Value":
-        return self.graph.make("{} < {}", self, other)
+        return self.graph.make("{} < {}", self, other, is_truth=True)
 
     def __le__(self, other: Any) -> "Value":
-        return self.graph.make("{} <= {}", self, other)
+        return self.graph.make("{} <= {}", self, other, is_truth=True)
 
     def __gt__(self, other: Any) -> "Value":
-        return self.graph.make("{} > {}", self, other)
+        return self.graph.make("{} > {}", self, other, is_truth=True)
 
     def __ge__(self, other: Any) -> "Value":
-        return self.graph.make("{} >= {}", self, other)
+        return self.graph.make("{} >= {}", self, other, is_truth=True)
+
+    def __eq__(self, other: Any) -> Any:
+        return self.graph.make("{} == {}", self, other, is_truth=True)
+
+    def __ne__(self, other: Any) -> Any:
+        return self.graph.make("{} != {}", self, other, is_truth=True)
+
+    __hash__ = object.__hash__
 
     def __bool__(self) -> bool:
         raise TypeError(
@@ -64,18 +75,17 @@ class Graph:
     """
 
     values: list[Value] = field(default_factory=list)
+    count: int = 0
 
-    def leaf(self, name: str, *, row: bool) -> Value:
-        """A number that is there already: an element w[d], a coefficient."""
-        return Value(self, name, row, "")
+    def leaf(self, name: str, *, row: bool, text: str = "") -> Value:
+        """A number that is there already. With `text`, an element that is read into `name`."""
+        value = Value(self, name, row, text)
+        self.values.append(value)
+        return value
 
-    def make(self, form: str, *args: Any, is_mean: bool = False) -> Value:
-        operands = tuple(self.value(arg) for arg in args)
-        text = form.format(*(operand.name for operand in operands))
-        row = any(operand.row for operand in operands) and not is_mean
-        made = Value(self, f"v{len(self.values)}", row, text, operands, is_mean)
-        self.values.append(made)
-        return made
+    def make(self, form: str, *args: Any, is_mean: bool = False, is_truth: bool = False) -> Value:
+        """`form` of numbers."""
+        return self._make(form, tuple(self.number(arg) for arg in args), is_mean, is_truth)
 
     def value(self, item: Any) -> Value:
         if isinstance(item, Value) and item.graph is self:
@@ -85,6 +95,30 @@ class Graph:
             "c.<coefficient>, and no literals: give the number in coefficients(), so that it is "
             "rounded once"
         )
+
+    def number(self, item: Any) -> Value:
+        value = self.value(item)
+        if value.is_truth:
+            raise TypeError(
+                f"optimizer rule: the truth value '{value.text}' is used as a number; it can only "
+                "be the condition of ops.where"
+            )
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        raise TypeError(
+            f"optimizer rule: ops has no {name!r}; it offers {', '.join(OPERATIONS)}, and numbers "
+            "have + - * / and comparisons"
+        )
+
+    def _make(self, form: str, operands: tuple[Value, ...], is_mean: bool, is_truth: bool) -> Value:
+        text = form.format(*(operand.name for operand in operands))
+        row = any(operand.row for operand in operands) and not is_mean
+        name = f"v{self.count}"
+        self.count += 1
+        made = Value(self, name, row, text, operands, is_mean, is_truth)
+        self.values.append(made)
+        return made
 
     def sqrt(self, x: Any) -> Value:
         return self.make("np.sqrt({})", x)
@@ -97,13 +131,19 @@ class Graph:
         return self.make("({0} if ({0} > {1}) | ({0} != {0}) else {1})", x, y)
 
     def where(self, condition: Any, x: Any, y: Any) -> Value:
-        return self.make("({1} if {0} else {2})", condition, x, y)
+        chosen = self.value(condition)
+        if not chosen.is_truth:
+            raise TypeError(
+                "optimizer rule: the condition of ops.where is a number; compare it with another"
+            )
+        operands = (chosen, self.number(x), self.number(y))
+        return self._make("({1} if {0} else {2})", operands, False, False)
 
     def power(self, x: Any, exponent: Any) -> Value:
         return self.make("np.float32(np.float64({}) ** np.float64({}))", x, exponent)
 
     def mean(self, x: Any) -> Value:
-        argument = self.value(x)
+        argument = self.number(x)
         if not argument.row:
             raise TypeError(
                 "optimizer rule: ops.mean of a number that is already one for the whole row"

@@ -95,8 +95,12 @@ class Border:
     def is_built(self) -> bool:
         return all(shape is not None for shape in self._shapes)
 
-    def build(self, per_replica_input_shapes: Any, per_replica_batch_size: int | None) -> None:
-        """Fix all shapes; see TPUEmbedding.build."""
+    def built_shapes(
+        self, per_replica_input_shapes: Any, per_replica_batch_size: int | None
+    ) -> list[tuple[int, ...] | None]:
+        """All shapes, as TPUEmbedding.build fixes them; those that are fixed already stay."""
+        if self.is_built:
+            return self._shapes
         flat = per_replica_input_shapes
         if flat is not None and not isinstance(flat, int | np.integer):
             flat = flatten_up_to(self._nest, flat, "per_replica_input_shapes")
@@ -109,7 +113,11 @@ class Border:
                 "build: no batch size is known; under a TPUStrategy pass per_replica_input_shapes "
                 "or per_replica_batch_size, or let the first enqueue decide"
             )
-        self._shapes = known
+        return known
+
+    def fix(self, per_replica: Sequence[tuple[int, ...] | None]) -> None:
+        """From now on batches must have these shapes."""
+        self._shapes = list(per_replica)
 
     def accept(self, batch: Batch) -> None:
         """Later batches must have the shapes of this one."""

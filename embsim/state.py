@@ -115,7 +115,7 @@ def _fill_from_user(
     view.flags.writeable = False
     made = creation(view, list(slots), initializers)
     if not isinstance(made, Mapping) or set(made) != set(slots):
-        found = sorted(made) if isinstance(made, Mapping) else made
+        found = sorted(made, key=repr) if isinstance(made, Mapping) else made
         raise ValueError(
             f"slot_variable_creation_fn of table {spec.name!r} returned {found!r}; it must return "
             f"a dict with the slots {sorted(slots)}"

@@ -94,17 +94,18 @@ class TPUEmbedding:
         """Fix the shapes of all batches and create the tables. Does nothing the second time.
 
         Args:
-          per_replica_input_shapes: the structure of feature_config with the shape of each input; an
-            int here is a batch size.
-          per_replica_batch_size: samples per replica; training and evaluation use the same.
+          per_replica_input_shapes: each input's shape, in the structure of feature_config.
+          per_replica_batch_size: samples per replica. An int in first place is one too.
 
         Raises:
           ValueError: shapes that are not known, or contradict output_shape.
         """
         refuse_in_run("build")
-        if self._trains and not self._border.is_built:
-            self._border.build(per_replica_input_shapes, per_replica_batch_size)
+        if not self._trains:
+            return self._engine.create_tables()
+        shapes = self._border.built_shapes(per_replica_input_shapes, per_replica_batch_size)
         self._engine.create_tables()
+        self._border.fix(shapes)
 
     def enqueue(
         self,
@@ -124,7 +125,6 @@ class TPUEmbedding:
             lists, or any of the forms that embsim.convert takes. Or a TorchRec KeyedJaggedTensor.
           weights: None, or the same structure with weights or None at the leaves.
           training: apply_gradients will follow. False: a look that changes nothing.
-          name: for TensorFlow's sake.
           device: 'TPU:k' for replica k's part; the batch is enqueued with the last replica's.
           blocking, timeout: wait for room in the queue, at most so many seconds.
 

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         side = "left" if column in ("workload", "optimizer", "ids") else "right"
         table.add_column(column, justify=side, no_wrap=True)
     runs = [(w, o, a) for w in options.workloads for o in OPTIMIZERS[w] for a in ALPHAS]
-    console = Console()
+    console = Console(width=100)
     for name, optimizer, alpha in track(runs, "measuring", console=console, transient=True):
         workload = WORKLOADS[name].scaled(16) if options.quick else WORKLOADS[name]
         mine, plain = measure(workload, optimizer(RATE), alpha, options.repeats)

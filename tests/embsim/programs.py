@@ -53,11 +53,16 @@ class Feature:
 @dataclass(frozen=True)
 class World:
     features: tuple[Feature, ...]
-    optimizers: dict[embsim.TableConfig, object]
+    optimizer: object  # of the tables without one of their own
     samples: int  # in a global batch
     schedule: embsim.Schedule
     nest: str = "list"
     queue_capacity: int = 8
+
+    @property
+    def optimizers(self):
+        tables = [feature.table for feature in self.features]
+        return {table: table.optimizer or self.optimizer for table in tables}
 
     def pack(self, leaves):
         """The leaves, given in flattened order, as the structure of the feature configuration."""
@@ -165,7 +170,7 @@ class Pair:
         with self.strategy.scope():
             self.embedding = embsim.TPUEmbedding(
                 world.pack(feature.config(per_replica) for feature in world.features),
-                embsim.SGD(),
+                world.optimizer,
                 schedule=world.schedule,
                 queue_capacity=world.queue_capacity,
             )
@@ -388,8 +393,7 @@ def fixed_world():
         Feature("sequence", tables[2], 3),
         Feature("plain", tables[1]),
     )
-    used = {table: table.optimizer for table in tables}
-    return World(features, used, samples=256, schedule=embsim.stale(1))
+    return World(features, embsim.SGD(), samples=256, schedule=embsim.stale(1))
 
 
 def fixed_batch(world, step):

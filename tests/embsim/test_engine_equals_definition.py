@@ -37,6 +37,14 @@ RATES = [0.1, 1.0, 0.0, 2.0**-3, lambda: 0.3, lambda step: 0.5 / (1 + step)]
 POSITIVE = [rate for rate in RATES if rate != 0.0]  # FTRL divides by its rate
 
 
+QUANTIZATIONS = (
+    embsim.QuantizationConfig(256, -1.0, 1.0),
+    embsim.QuantizationConfig(100, -0.3, 0.7),
+    embsim.QuantizationConfig(7, 0.1, 11.3),
+    embsim.QuantizationConfig(2, -1e-3, 1e3),
+)
+
+
 def one_of(*values):
     return st.sampled_from(values)
 
@@ -106,15 +114,12 @@ def arrays(shape, numbers=NUMBERS):
 def tables(draw):
     rows, dim = draw(st.integers(1, 6)), draw(st.integers(1, 3))
     values = draw(st.none() | arrays((rows, dim)))
-    quantization = draw(
-        one_of(None, None, None)
-        | st.builds(embsim.QuantizationConfig, one_of(2, 5, 256), st.just(-1.0), one_of(0.1, 3.0))
-    )
+    quantization = draw(st.none() | st.sampled_from(QUANTIZATIONS))
     return embsim.TableConfig(
         rows,
         dim,
         initializer=None if values is None else lambda shape, dtype: values,
-        optimizer=draw(optimizers()),
+        optimizer=draw(st.none() | optimizers()),
         combiner=draw(one_of("mean", "sum", "sqrtn")),
         quantization_config=quantization,
     )
@@ -129,7 +134,6 @@ def worlds(draw):
         kind = draw(kinds)
         length = draw(st.integers(1 if kind == "sequence" else 0, 3)) if kind != "plain" else 0
         features.append(Feature(kind, draw(st.sampled_from(configs)), length))
-    used = {feature.table: feature.table.optimizer for feature in features}
     schedule = embsim.Schedule(
         staleness=draw(st.integers(0, 3)),
         drain_every=draw(one_of(None, None, 1, 2, 3, 4)),
@@ -138,7 +142,7 @@ def worlds(draw):
     nests = ("list", "tuple", "dict") if len(features) == 1 else ("list", "tuple", "dict", "nested")
     return World(
         tuple(features),
-        used,
+        draw(optimizers()),
         samples=draw(st.integers(1, 4)),
         schedule=schedule,
         nest=draw(st.sampled_from(nests)),
@@ -313,6 +317,49 @@ def test_random_programs():
             max_examples=examples, stateful_step_count=25, report_multiple_bugs=False
         ),
     )
+
+
+@pytest.mark.parametrize("config", QUANTIZATIONS, ids=repr)
+def test_quantization_of_numbers_near_its_ties(config):
+    q = (config.upper - config.lower) / (config.num_buckets - 1)
+    ties = config.lower + (np.arange(-2, 3000) + 0.5) * q
+    near = ties.astype(np.float32)
+    values = np.stack([near, np.nextafter(near, F(np.inf)), np.nextafter(near, F(-np.inf))], axis=1)
+    table = embsim.TableConfig(
+        len(values), 3, initializer=lambda *_: values, quantization_config=config
+    )
+    world = World((Feature("plain", table),), SGD(), len(values), embsim.sequential())
+    pair = Pair(world)
+    ids = [[row] for row in range(len(values))]
+    pair.enqueue([FeatureBatch(ids, "dense")], training=False)
+    pair.dequeue()
+    pair.end()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+@pytest.mark.parametrize(
+    "schedule, seen",
+    [
+        (embsim.sequential(), [0, -1, -2, -3, -4]),
+        (embsim.tpu_embedding_pipelined(), [0, 0, -1, -2, -3]),
+        (embsim.sparsecore_loop(2), [0, 0, -2, -2, -4]),
+    ],
+    ids=["sequential", "pipelined", "loop of two"],
+)
+def test_the_unit_gradient_example(schedule, seen, replicas):
+    """One row, SGD with rate 1; over all replicas the gradients of a step add up to 1."""
+    table = embsim.TableConfig(1, 1, initializer=lambda *_: np.zeros((1, 1), "f4"), combiner="sum")
+    with embsim.TPUStrategy(num_replicas=replicas).scope():
+        embedding = embsim.TPUEmbedding(embsim.FeatureConfig(table), SGD(1.0), schedule=schedule)
+    activations = []
+    for _ in range(5):
+        embedding.enqueue(np.zeros(replicas, np.int32))
+        activations.append(embedding.dequeue())
+        embedding.apply_gradients(np.full((replicas, 1), 1 / replicas, np.float32))
+    assert [a.tolist() for a in activations] == [[[x]] * replicas for x in seen]
+    assert embedding.embedding_tables[table].item() == -5
+    embedding.drain()
+    embedding.close()
 
 
 def test_the_number_of_threads_never_changes_a_bit():

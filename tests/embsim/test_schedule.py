@@ -4,6 +4,7 @@ import inspect
 import re
 
 import jaxtyping
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -190,6 +191,13 @@ class TestRefusals:
         message = r"no dequeued training step waits for gradients \(THE QUEUE\); missing call: deq"
         with pytest.raises(DeadlockError, match=message):
             check_gradients_expected(Progress(3, 3), "THE QUEUE")
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_numpy_s_integers_are_integers():
+    schedule = Schedule(np.int64(2), np.int32(3), np.uint8(1))
+    assert schedule == Schedule(2, 3, 1)
+    assert {type(x) for x in vars(schedule).values()} == {int}
 
 
 def test_a_schedule_is_frozen_and_shows_itself():

@@ -3,26 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 
 import embsim
 from embsim import FeatureConfig, QuantizationConfig, Slot, TableConfig
 from embsim.optimizers import SGD, Adagrad, Adam
-from embsim.tables import check_engine_arguments, resolve_tables
+from embsim.tables import resolve_tables
 
 
 def features(*tables):
     return [FeatureConfig(table) for table in tables]
-
-
-@pytest.fixture
-def as_users_run_it():
-    """Without the check of embsim's annotations, which would come before its own."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_tables_stand_in_the_order_in_which_features_first_name_them():
@@ -139,19 +130,6 @@ def test_a_config_is_never_changed_and_serves_a_second_embedding_with_another_op
     assert seen == [0.5, 0.5, 0.5]  # 1 - 0.5 and 1 - 1 / sqrt(3 + 1)
 
 
-@pytest.mark.usefixtures("as_users_run_it")
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (((), 0, 8), "there are no features"),
-        (((TableConfig(2, 1),), 0, 8), "feature_config holds TableConfig.*must be a FeatureConfig"),
-        ((features(TableConfig(2, 1)), 0.5, 8), "seed is 0.5; it must be an int"),
-        ((features(TableConfig(2, 1)), True, 8), "seed is True; it must be an int"),
-        ((features(TableConfig(2, 1)), 0, 0), "queue_capacity is 0; it must be an int >= 1"),
-        ((features(TableConfig(2, 1)), 0, 2.0), "queue_capacity is 2.0; it must be an int >= 1"),
-        ((features(TableConfig(2, 1)), 0, True), "queue_capacity is True; it must be an int >= 1"),
-    ],
-)
-def test_what_an_engine_cannot_be_made_of_is_a_value_error(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        check_engine_arguments(*arguments)
+def test_an_embedding_needs_a_feature():
+    with pytest.raises(ValueError, match="there are no features; an embedding needs at least one"):
+        resolve_tables([], SGD(), trains=True)

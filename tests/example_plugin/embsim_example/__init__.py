@@ -1,0 +1,1 @@
+"""A distribution of its own that gives embsim a backend named "example"."""
