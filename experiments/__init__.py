@@ -1,1 +1,1 @@
-"""Studies of embedding schedules: one file, one question. Run one with `python -m experiments.<name>`."""
+"""Studies of embedding schedules, one file and one question each: python -m experiments.<name>."""

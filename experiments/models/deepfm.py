@@ -1,11 +1,15 @@
 """DeepFM over embedding activations: the dense half of a click-through-rate model, in plain JAX.
 
-    logit = bias + sum_f <linear_f, e_f> + sum_{f<g} <e_f, e_g> + mlp([e_1 ... e_F])    e_f: activations of feature f
+    logit = bias + sum_f <linear_f, e_f> + sum_{f<g} <e_f, e_g> + mlp([e_1 ... e_F])
 
-Guo et al. 2017, with the linear term read from the same embeddings. The embedding half (tables, lookup, update,
-staleness) belongs to the caller, who hands in activations and takes back d loss / d activations.
+with e_f the activations of feature f.
+
+Guo et al. 2017, with the linear term read from the same embeddings. The embedding half (tables,
+lookup, update, staleness) belongs to the caller, who hands in activations and takes back d loss / d
+activations.
 """
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -25,7 +29,7 @@ def init(seed: int, num_features: int, dim: int, hidden: tuple[int, ...]) -> Par
     widths = (num_features * dim, *hidden, 1)
     layers = [
         {"weights": rng.normal(0.0, np.sqrt(2.0 / (m + n)), (m, n)), "bias": np.zeros(n)}
-        for m, n in zip(widths[:-1], widths[1:], strict=True)
+        for m, n in itertools.pairwise(widths)
     ]
     parameters = {
         "bias": np.zeros(()),
@@ -62,7 +66,9 @@ def train_step(
     labels: jax.Array,
     learning_rate: float,
 ) -> tuple[Parameters, Parameters, jax.Array, Activations]:
-    """One step of Adagrad on the dense half: (parameters, accumulators, logits, d loss / d activations).
+    """One step of Adagrad on the dense half.
+
+    Returns (parameters, accumulators, logits, d loss / d activations).
 
     The logits are those before the update: scores of samples that the model has not seen.
     """

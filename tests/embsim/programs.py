@@ -384,7 +384,7 @@ def fixed_world():
     )
     combiners = ("mean", "sqrtn", "sum")
     tables = [
-        embsim.TableConfig(rows, 192, combiner=combiner, optimizer=optimizer, name=combiner)
+        embsim.TableConfig(rows, 384, combiner=combiner, optimizer=optimizer, name=combiner)
         for rows, combiner, optimizer in zip((900, 5000, 700), combiners, optimizers, strict=True)
     ]
     features = (
@@ -402,9 +402,10 @@ def fixed_batch(world, step):
     batch = []
     for i, feature in enumerate(world.features):
         rows = feature.table.vocabulary_size
+        lengths = draw.integers(0, 10, world.samples)
         ids = [
-            (draw.zipf(1.3, length) % rows).tolist()
-            for length in draw.integers(0, 7, world.samples)
+            [*draw.integers(0, rows, n).tolist(), *(draw.zipf(1.3, n // 2) % rows).tolist()]
+            for n in lengths
         ]
         if i == 1:
             ids = [[(row, float(F(draw.normal()))) for row in bag] for bag in ids]
@@ -418,7 +419,7 @@ def fixed_gradients(activations, step):
     return [a * F(0.1) + draw.normal(size=a.shape).astype(F) for a in activations]
 
 
-FIXED_STEPS = 6
+FIXED_STEPS = 4
 
 
 def fixed_digest(numbers):

@@ -1,4 +1,4 @@
-"""The generated loop against the rule on NumPy rows, for all options; users' optimizers; the cache."""
+"""The generated loop against the rule on NumPy rows; users' optimizers; the cache."""
 
 import itertools
 import os
@@ -343,10 +343,13 @@ print(embedding.embedding_tables[table].ravel().tolist())
 """
 
 
+DEFAULTS = {"PYTHONPATH": str(ROOT), "NUMBA_DISABLE_JIT": "0", "NUMBA_CACHE_DIR": ""}
+
+
 def run(script, **environment):
     found = subprocess.run(
         [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, **DEFAULTS, **environment},
         capture_output=True,
         text=True,
     )

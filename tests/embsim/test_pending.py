@@ -164,7 +164,9 @@ def test_a_compact_state_holds_the_wanted_rows_alone():
 @given(st.data())
 def test_an_overlay_writes_the_rows_that_both_have(data):
     sets = st.sets(st.integers(0, 9), min_size=1)
-    rows, patched = (np.array(sorted(data.draw(sets, label=w)), np.int32) for w in ("rows", "patch"))
+    rows, patched = (
+        np.array(sorted(data.draw(sets, label=w)), np.int32) for w in ("rows", "patch")
+    )
     weights = rows[:, None].astype(F)
     values = Rows(patched[:, None].astype(F) + 100, {})
     overlay(weights, rows, Patch(patched, values))

@@ -100,7 +100,10 @@ def test_steps_on_shared_tables_equal_the_definition(data):
 
 
 def test_a_step_without_any_lookup_is_a_version_all_the_same():
-    lazy, every = TableConfig(2, 2, optimizer=OPTIMIZERS[0]), TableConfig(2, 2, optimizer=OPTIMIZERS[3])
+    lazy, every = (
+        TableConfig(2, 2, optimizer=OPTIMIZERS[0]),
+        TableConfig(2, 2, optimizer=OPTIMIZERS[3]),
+    )
     subject = Subject(FeatureConfig(lazy), FeatureConfig(every))
     for _ in range(3):
         subject.step([[[], []]] * 2, [np.ones((2, 2), F)] * 2)

@@ -158,7 +158,7 @@ class TestSlotVariableCreation:
             ({}, r"of table 't' returned \[\]; it must return a dict with the slots \['mom"),
             (None, "returned None; it must return a dict"),
             ([1, 2], r"returned \[1, 2\]; it must"),
-            ({"momenta": np.ones((4, 3))}, r"returned \['momenta'\]; .*\['momenta', 'velocities'\]"),
+            ({"momenta": 1}, r"returned \['momenta'\]; .*\['momenta', 'velocities'\]"),
             ({"momenta": 1, "velocities": 1, "m": 1}, r"returned \['m', 'momenta', 'velocities'\]"),
             ({"momenta": 1, 2: 1}, r"returned .*2.*; it must return a dict with the slots"),
             (
@@ -204,7 +204,7 @@ def test_a_failed_first_build_can_be_repeated_with_another_batch_size():
             raise failures.pop()
         return np.zeros(shape, dtype)
 
-    embedding, table = embedding_of(SGD(1.0), initializer=initializer)
+    embedding, _ = embedding_of(SGD(1.0), initializer=initializer)
     with pytest.raises(OSError, match="the disk is away"):
         embedding.build(2)
     embedding.build(3)

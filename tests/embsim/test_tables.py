@@ -104,7 +104,7 @@ def test_an_unsupported_optimizer_is_a_value_error(wrong, trains):
 )
 def test_clipping_and_updates_of_every_row_need_the_accumulated_gradient(options):
     wrong = Own(use_gradient_accumulation=False, **options)
-    with pytest.raises(ValueError, match="table 'table_0': Own has use_gradient_accumulation=False"):
+    with pytest.raises(ValueError, match="'table_0': Own has use_gradient_accumulation=False"):
         resolve_tables(features(TableConfig(2, 1)), wrong, trains=True)
     for right in (Own(**options), Own(use_gradient_accumulation=False, clipvalue=(None, None))):
         resolve_tables(features(TableConfig(2, 1)), right, trains=True)

@@ -31,7 +31,7 @@ def python(code, **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=15,
     )
 
 

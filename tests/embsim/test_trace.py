@@ -67,7 +67,8 @@ def test_nothing_is_simplified():
     ops, w, g, _, c = symbols()
     assert text_of(ops, (w + g) - g)[1:] == ["v0 = w[d] + g[d]", "v1 = v0 - g[d]"]
     ops, w, g, _, c = symbols()
-    assert text_of(ops, -(-w))[1:] == ["v0 = -w[d]", "v1 = -v0"]
+    negative = -w
+    assert text_of(ops, -negative)[1:] == ["v0 = -w[d]", "v1 = -v0"]
     ops, w, g, _, c = symbols()
     assert text_of(ops, w * c + w * c)[1:] == ["v0 = w[d] * c", "v1 = w[d] * c", "v2 = v0 + v1"]
 
@@ -108,7 +109,7 @@ REFUSED = {
     "a literal on the right": (lambda ops, w, g, s, c: w * 0.5, "0.5 is no float32 of this row"),
     "a literal on the left": (lambda ops, w, g, s, c: 2 - w, "2 is no float32"),
     "a literal below": (lambda ops, w, g, s, c: 1 / w, "1 is no float32"),
-    "a literal compared": (lambda ops, w, g, s, c: ops.where(0 < w, w, g), "0 is no float32"),
+    "a literal compared": (lambda ops, w, g, s, c: ops.where(w > 0, w, g), "0 is no float32"),
     "a NumPy number": (lambda ops, w, g, s, c: np.float32(0.5) * w, "0.5 is no float32"),
     "a NumPy array": (lambda ops, w, g, s, c: np.ones(3, F) + w, "1.0 is no float32"),
     "a literal operand": (lambda ops, w, g, s, c: ops.maximum(w, 0.0), "0.0 is no float32"),

@@ -49,6 +49,11 @@ COMPILED = (
     FTRL(0.3, learning_rate_power=-0.3, **EACH),
     FTRL(0.3, multiply_linear_by_learning_rate=True, l1_regularization_strength=0.1),
 )
+NUMBERS = (
+    st.floats(width=32)
+    | st.floats(-3, 3, width=32)
+    | st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-20, 3e38, np.nan, np.inf, -np.inf])
+)
 
 
 def label(optimizer):
@@ -56,13 +61,6 @@ def label(optimizer):
     options = [f for f in fields(optimizer) if getattr(optimizer, f.name) != f.default]
     text = ", ".join(f"{f.name}={getattr(optimizer, f.name)}" for f in options)
     return f"{type(optimizer).__name__}({text})"
-
-
-NUMBERS = (
-    st.floats(width=32)
-    | st.floats(-3, 3, width=32)
-    | st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-20, 3e38, np.nan, np.inf, -np.inf])
-)
 
 
 def row_by_row(table, slots, plan, gradients, optimizer, c):

@@ -39,7 +39,9 @@ def test_a_view_of_slots_does_not_follow_its_source():
 
 
 def test_a_snapshot_counts_training_steps():
-    weights = {name: np.full((2, 1), i, np.float32) for i, name in enumerate(("table_0", "table_1"))}
+    weights = {
+        name: np.full((2, 1), i, np.float32) for i, name in enumerate(("table_0", "table_1"))
+    }
     state = State({s.name: s for s in TABLES.specs}, weights, {"table_0": {}, "table_1": {}}, 5)
     snapshot = snapshot_of(TABLES, state)
     assert isinstance(snapshot, Snapshot)
