@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 # Okabe and Ito: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -65,6 +66,17 @@ def curve(
         linestyle=look.line,
         capsize=2,
     )
+
+
+def signed_log_scale(axes: Axes, threshold: float) -> None:
+    """Logarithmic in both directions, linear within the threshold; plain numbers at the ticks."""
+    low, high = axes.get_ylim()
+    axes.set_yscale("symlog", linthresh=threshold)
+    decades = [sign * m * 10.0**e for sign in (-1, 1) for m in (1, 2, 5) for e in range(5)]
+    ticks = [0.0, *(tick for tick in decades if abs(tick) >= threshold)]
+    axes.set_yticks([tick for tick in sorted(ticks) if low <= tick <= high])
+    axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}".replace("-", "\N{MINUS SIGN}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def save(figure: Figure, path: Path) -> None:

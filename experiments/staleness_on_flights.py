@@ -154,7 +154,7 @@ def figure(records: list[Record]) -> Any:
             )
         left.set(xlabel="staleness (steps)", ylabel="test-then-train AUC")
         right.set(xlabel="staleness (steps)", ylabel="change of AUC (bp)")
-        right.set_yscale("symlog", linthresh=FLOOR_BP)
+        plots.signed_log_scale(right, threshold=FLOOR_BP)
         right.axhspan(-FLOOR_BP, FLOOR_BP, color="0.93", zorder=0)
         canvas.legend(loc="outside lower center", ncols=2)
     return canvas

@@ -103,7 +103,7 @@ def plan_of(bags, rows):
 
 
 @pytest.mark.parametrize("optimizer", COMPILED, ids=label)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.data())
 def test_a_compiled_update_is_the_rule_on_each_touched_row(optimizer, data):
     rows, dim = data.draw(st.integers(1, 4), label="rows"), data.draw(st.sampled_from([1, 3, 8]))
