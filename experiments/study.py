@@ -1,7 +1,7 @@
 """The command line and the bookkeeping that all studies share.
 
     python -m experiments.<name> [--smoke | --full] [--seeds N] [--backend NAME] [--jobs N]
-                                 [--out DIR]
+                                 [--param NAME=VALUE ...] [--out DIR]
 
 writes OUT/<name>/<time>/ with rows.jsonl (one row per run, written as it finishes, so a killed
 study keeps its rows), rows.parquet, report.txt and figure.png.
@@ -114,8 +114,16 @@ def _parse(study: Study, arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1")
     parser.add_argument("--backend", metavar="NAME", help="embedding backend (default: reference)")
     parser.add_argument("--jobs", type=_positive, metavar="N", default=parallel.num_cores())
+    parser.add_argument(
+        "--param", action="append", default=[], metavar="NAME=VALUE", help="a number not swept"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results"))
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        options.param = dict(_changed(study.params(), text) for text in options.param)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def _params(study: Study, options: argparse.Namespace) -> Any:
@@ -125,7 +133,20 @@ def _params(study: Study, options: argparse.Namespace) -> Any:
         params = dataclasses.replace(params, seeds=tuple(range(options.seeds)))
     if options.backend is not None:
         params = dataclasses.replace(params, backend=options.backend)
-    return params
+    return dataclasses.replace(params, **options.param)
+
+
+def _changed(params: Any, text: str) -> tuple[str, int | float]:
+    """("dense_learning_rate", 0.1) from its text: a parameter that is a number."""
+    name, _, value = text.partition("=")
+    numbers = [f.name for f in dataclasses.fields(params) if _is_number(getattr(params, f.name))]
+    if name not in numbers:
+        raise ValueError(f"--param {text}: {name!r} is none of {', '.join(numbers)}")
+    return name, type(getattr(params, name))(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _positive(text: str) -> int:

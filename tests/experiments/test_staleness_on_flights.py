@@ -84,19 +84,23 @@ def test_the_command_writes_rows_report_and_figure(tmp_path, monkeypatch, capsys
         flights_study.figure,
         flights.provenance,
     )
-    arguments = ["--smoke", "--jobs", "1", "--out", str(tmp_path)]
+    rate = ["--param", "embedding_learning_rate=0.25"]
+    arguments = ["--smoke", "--jobs", "1", "--out", str(tmp_path), *rate]
     records = study.main(described, arguments)
     (directory,) = (tmp_path / "staleness_on_flights").iterdir()
     rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
     assert sorted(row["auc"] for row in rows) == sorted(record.auc for record in records)
     assert {"git_commit", "version_numpy", "param_batch_size", "data_sha256"} <= set(rows[0])
+    assert {row["param_embedding_learning_rate"] for row in rows} == {0.25}
     table = parquet.read_table(directory / "rows.parquet")
     assert table.column("auc").to_pylist() == [record.auc for record in records]
     assert (directory / "report.txt").read_text() in capsys.readouterr().out
     assert (directory / "figure.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("bad", [["--seeds", "0"], ["--smoke", "--full"], ["--jobs", "-1"]])
+@pytest.mark.parametrize(
+    "bad", [["--seeds", "0"], ["--smoke", "--full"], ["--jobs", "-1"], ["--param", "seeds=3"]]
+)
 def test_wrong_arguments_end_with_a_usage(bad: list[str], capsys) -> None:
     described = study.Study("x", Params, flights_study.run, str, str, dict)
     with pytest.raises(SystemExit):
