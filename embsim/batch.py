@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from .config import FeatureConfig
-from .convert import as_feature
+from .convert import as_feature, kind_of
 from .errors import BatchError
 from .nest import pad_batch as pad_batch
 from .ragged import RaggedTensor, SparseTensor, checked_splits, positions, splits_of
@@ -216,7 +216,7 @@ def _checked_ids(values: np.ndarray, spec: _Spec, place: Callable[[int], str]) -
     """A copy as int32. One reduction finds both ends: a negative id is a huge unsigned number."""
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
-    kind, size = _kind(values.dtype), values.dtype.itemsize
+    kind, size = kind_of(values.dtype), values.dtype.itemsize
     if not values.size:
         return np.zeros(0, np.int32)
     if kind not in "iu":
@@ -244,7 +244,7 @@ def _checked_weights(weight: Any, spec: _Spec, place: Callable[[int], str]) -> n
     values = weight.values
     if not values.size:
         return np.zeros(0, np.float32)
-    if _kind(values.dtype) != "f":
+    if kind_of(values.dtype) != "f":
         raise TypeError(f"{spec.what}: weights are {values.dtype}; they must be floats: cast them")
     with np.errstate(over="ignore"):  # beyond float32 is inf, which check_numerics finds
         weights = values.astype(np.float32)
@@ -255,13 +255,6 @@ def _checked_weights(weight: Any, spec: _Spec, place: Callable[[int], str]) -> n
             "finite weights"
         )
     return weights
-
-
-def _kind(dtype: np.dtype[Any]) -> str:
-    """dtype.kind; ml_dtypes' numbers (bfloat16, int4), of kind 'V', count as floats and ints."""
-    if dtype.kind != "V":
-        return dtype.kind
-    return {"b": "f", "f": "f", "i": "i", "u": "u"}.get(dtype.name[0], "V")
 
 
 def _dense_place(shape: tuple[int, ...], entry: int) -> str:

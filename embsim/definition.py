@@ -106,7 +106,7 @@ class Definition:
             c = coefficients(optimizer, rates[id(optimizer.learning_rate)])
             every_row = getattr(optimizer, "updates_every_row", False)
             for row in range(table.vocabulary_size) if every_row else parts[table]:
-                w, *slots = (array[row] for array in arrays)
+                w, *slots = (array[row].copy() for array in arrays)
                 w, slots = updated(optimizer, w, slots, parts[table].get(row, []), c)
                 for array, value in zip(arrays, [w, *slots], strict=True):
                     array[row] = value

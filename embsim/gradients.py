@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from .config import FeatureConfig
-from .convert import as_array
+from .convert import as_array, kind_of
 from .plan import Output
 from .tables import Tables
 
@@ -40,7 +40,7 @@ def as_gradient(value: Any, name: str, shape: tuple[int, ...] | None = None) -> 
             f"have the activations' shape {shape}"
         )
     if array.dtype != np.float32:
-        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        if kind_of(array.dtype) != "f":
             raise TypeError(
                 f"apply_gradients: the gradient of feature {name!r} has dtype {array.dtype}; it "
                 "must be a float dtype"

@@ -110,14 +110,14 @@ class Store:
 
     def coefficients(self, step: int) -> dict[str, dict[str, np.float32]]:
         """Of training step `step`, by table. Each distinct learning-rate callable is asked once."""
-        rates: dict[int, float] = {}
+        rates: dict[int, tuple[Any, float]] = {}  # with its callable: a kept one keeps its id
         made: dict[int, dict[str, np.float32]] = {}
         for spec in self.tables.specs:
             optimizer = spec.optimizer
             assert optimizer is not None, "only engines that train submit updates"
             source: float | Callable[..., float] = optimizer.learning_rate
             if id(source) not in rates:
-                rates[id(source)] = learning_rate_at(source, step)
+                rates[id(source)] = source, learning_rate_at(source, step)
             if id(optimizer) not in made:
-                made[id(optimizer)] = coefficients(optimizer, rates[id(source)])
+                made[id(optimizer)] = coefficients(optimizer, rates[id(source)][1])
         return {spec.name: made[id(spec.optimizer)] for spec in self.tables.specs}

@@ -17,17 +17,22 @@ def map_unordered(
 ) -> Iterator[tuple[int, Any]]:
     """(position, function(arguments[position])) as they finish.
 
-    Workers are spawned, never forked: JAX and Numba hold threads. If the caller stops early, runs
-    that have not begun are cancelled.
+    Workers are spawned, never forked: JAX and Numba hold threads. If the caller stops early, or a
+    call fails, the workers are stopped: nothing waits for what is still running.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(arguments)), context, _prepare_worker)
+    others = multiprocessing.active_children()
     try:
         futures = {pool.submit(function, argument): i for i, argument in enumerate(arguments)}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    finally:
+    except BaseException:  # Ctrl-C, a failed call, or a caller that wants no more: do not wait
         pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()) - set(others):
+            worker.terminate()
+        raise
+    pool.shutdown()
 
 
 def num_cores() -> int:

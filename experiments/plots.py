@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 # Okabe and Ito: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.titlelocation": "left",

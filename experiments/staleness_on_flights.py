@@ -22,8 +22,12 @@ Expectation (written before the run)
     time-order loss at k=1 at least 10x the shuffled loss; shrinks at least 2x without the bursty
     feature.
 
-Result
-    (pending)
+Result (default run, 5 seeds, mean ± paired sd)
+    At k=1 time order costs 241 ± 5 bp of AUC; shuffled, 2 ± 3 bp, no detectable change: the first
+    half holds. Without origin x day time order still costs 187 ± 10 bp: the second half does not
+    hold. Other features do its work: in time order a batch spans an hour or two, so that the rows
+    of month, weekday and hour, too, follow the day. Without them the loss is 69 ± 11 bp. At k=16:
+    501 ± 17 bp in time order, 23 ± 5 bp shuffled.
 
 Limits
     * In time order the seed changes initial values only: the paired sd says how repeatable a
@@ -31,8 +35,8 @@ Limits
     * Rates are tuned for staleness 0; a stale run might prefer others.
     * A label is used in the step after its batch was scored. Really it arrives hours later, so that
       the time-order AUC at staleness 0 is out of reach for a deployed model.
-    * 4,000-row tables, one model, one optimizer. Twelve comparisons are tested one by one, without
-    correction.
+    * 4,000-row tables, one model, one optimizer. Comparisons are not corrected for their number.
+    * "no calendar" (also without month, weekday, hour) was added after a pilot, to find out why.
 """
 
 import time
@@ -138,26 +142,35 @@ def report(records: list[Record]) -> str:
 def figure(records: list[Record]) -> Any:
     """AUC, and its paired change, against staleness: one curve per order and feature set."""
     aucs = _auc_by_cell(records)
-    colours = {"time": plots.BLUE, "shuffled": plots.ORANGE}
-    lines = dict(zip(LEFT_OUT, ("o-", "s--", "^:"), strict=True))
+    stalenesses = sorted({staleness for *_, staleness in aucs})
     with plots.style():
-        canvas, (left, right) = plots.panels(2, width=7.0, height=3.6)
-        for order, features in _curves(aucs):
-            cells = [cell for cell in aucs if cell[:2] == (order, features)]
-            x = [str(staleness) for *_, staleness in cells]
-            look: dict[str, Any] = {"fmt": lines[features], "color": colours[order], "capsize": 2}
-            mean, sd = zip(*(statistics.mean_and_sd(aucs[c]) for c in cells), strict=True)
-            left.errorbar(x, mean, np.nan_to_num(sd), label=f"{order} order: {features}", **look)
-            changes = [_change(aucs, cell) for cell in cells]
-            right.errorbar(
-                x, [c.mean for c in changes], np.nan_to_num([c.sd for c in changes]), **look
-            )
-        left.set(xlabel="staleness (steps)", ylabel="test-then-train AUC")
-        right.set(xlabel="staleness (steps)", ylabel="change of AUC (bp)")
-        plots.signed_log_scale(right, threshold=FLOOR_BP)
+        canvas, (left, right) = plots.panels(2, width=6.5, height=3.4)
+        for i, (order, features) in enumerate(_curves(aucs)):
+            look = _look(order, features)
+            cells = [(order, features, staleness) for staleness in stalenesses]
+            x = np.arange(len(cells)) + 0.05 * (i - 2.5)  # side by side: no bar hides another
+            plots.curve(left, x, [statistics.mean_and_sd(aucs[cell]) for cell in cells], look)
+            changes = [_change(aucs, cell) for cell in cells if cell[2] > 0]
+            plots.curve(right, x[-len(changes) :], [(c.mean, c.sd) for c in changes], look)
+        for axes in (left, right):
+            axes.set_xticks(range(len(stalenesses)), [str(k) for k in stalenesses])
+            axes.set(xlabel="staleness (steps)", xlim=(-0.3, len(stalenesses) - 0.7))
+        left.set(title="(a) test-then-train AUC", ylabel="mean ± sd over seeds")
+        right.set(title="(b) change of AUC against staleness 0", ylabel="bp, mean ± paired sd")
+        plots.signed_log_scale(right, threshold=2 * FLOOR_BP)
         right.axhspan(-FLOOR_BP, FLOOR_BP, color="0.93", zorder=0)
-        canvas.legend(loc="outside lower center", ncols=2)
+        right.text(-0.25, 0, f"within {FLOOR_BP:.0f} bp:\nno claim", va="center", color="0.4")
+        canvas.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return canvas
+
+
+def _look(order: str, features: str) -> plots.Look:
+    colour, name = {
+        "time": (plots.BLUE, "time order"),
+        "shuffled": (plots.ORANGE, "shuffled"),
+    }[order]
+    marker, line = {ALL: ("o", "-"), NO_BURST: ("s", "--"), NO_CALENDAR: ("^", ":")}[features]
+    return plots.Look(f"{name}, {features}", colour, marker, line)
 
 
 def _auc_by_cell(records: list[Record]) -> dict[Cell, np.ndarray]:

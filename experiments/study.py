@@ -59,12 +59,10 @@ def main(study: Study, arguments: list[str] | None = None) -> list[Record]:
     params = _params(study, options)
     directory = options.out / study.name / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     directory.mkdir(parents=True)
-    console = Console()
+    console = Console(soft_wrap=True)
     runs = single_runs(params)
     jobs = min(options.jobs, len(runs))
-    console.print(
-        f"{study.name}: {len(runs)} runs in {jobs} processes, rows in {directory}", soft_wrap=True
-    )
+    console.print(f"{study.name}: {len(runs)} runs in {jobs} processes, rows in {directory}")
 
     start = time.perf_counter()
     records: dict[int, list[Record]] = {}

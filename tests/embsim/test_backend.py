@@ -201,7 +201,11 @@ class FiveFunctions:
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-@pytest.mark.parametrize("wrong", [ReferenceBackend, None, 3, FiveFunctions()], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [ReferenceBackend, None, 3, FiveFunctions()],
+    ids=lambda x: getattr(x, "__name__", type(x).__name__),
+)
 def test_an_object_without_the_six_functions_is_a_type_error(wrong):
     message = f"backend is {re.escape(repr(wrong))}; .* instance with the six functions"
     with pytest.raises(TypeError, match=message):

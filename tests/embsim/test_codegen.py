@@ -1,10 +1,6 @@
-"""The generated loop against the rule on NumPy rows; users' optimizers; the cache."""
+"""The generated loop against the rule on NumPy rows; users' optimizers."""
 
 import itertools
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +26,6 @@ from embsim.optimizers import (
     updates_every_row,
 )
 from tests.embsim.programs import F, assert_same
-
-ROOT = Path(__file__).parents[2]
 
 CLIPS = (None, 0.3, (None, 0.1), (-0.2, None), (-0.1, 0.2))
 WEIGHT_CLIPS = ((None, None), (-0.5, None), (None, 0.25), (-0.5, 0.25))
@@ -323,68 +317,6 @@ def test_a_build_that_failed_has_built_nothing():
         embedding.enqueue(np.array([0, 1, 2]))  # the batch size is still open
 
 
-# --- the cache on disk
-
-RULE = """
-import numpy as np, embsim
-class Own:
-    learning_rate, slots = 1.0, ()
-    def coefficients(self, learning_rate):
-        return {"lr": learning_rate}
-    def rule(self, ops):
-        return lambda w, g, slots, c: (w SIGN c.lr * g, slots)
-table = embsim.TableConfig(2, 1, initializer=embsim.constant(0.0), optimizer=Own())
-with embsim.TPUStrategy(1).scope():
-    embedding = embsim.TPUEmbedding(embsim.FeatureConfig(table))
-embedding.enqueue(np.array([1]))
-embedding.dequeue()
-embedding.apply_gradients(np.ones((1, 1), np.float32))
-print(embedding.embedding_tables[table].ravel().tolist())
-"""
-
-
-DEFAULTS = {"PYTHONPATH": str(ROOT), "NUMBA_DISABLE_JIT": "0", "NUMBA_CACHE_DIR": ""}
-
-
-def run(script, **environment):
-    found = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, **DEFAULTS, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert found.returncode == 0, found.stderr
-    return found.stdout.strip()
-
-
-def test_a_rule_that_was_changed_in_its_file_is_never_served_stale(tmp_path):
-    script, cache = tmp_path / "model.py", tmp_path / "cache"
-
-    def result(sign):
-        script.write_text(RULE.replace("SIGN", sign))
-        os.utime(script, (0, 0))  # neither its date nor its size tells
-        return run(script, EMBSIM_CACHE_DIR=str(cache))
-
-    assert result("-") == "[0.0, -1.0]"
-    assert result("+") == "[0.0, 1.0]"
-    compiled = {path: path.stat().st_mtime_ns for path in cache.glob("__pycache__/*.nbc")}
-    assert len(compiled) == 2
-    assert result("-") == "[0.0, -1.0]"
-    assert {path: path.stat().st_mtime_ns for path in compiled} == compiled  # it was used
-
-    first, second = cache.glob("update_*.py")
-    first.write_text("def update(*_): raise AssertionError('someone else wrote this')")
-    second.write_text("")
-    assert result("-") == "[0.0, -1.0]"
-
-
-def test_a_cache_directory_that_cannot_be_written_is_done_without(tmp_path):
-    script = tmp_path / "model.py"
-    script.write_text(RULE.replace("SIGN", "-"))
-    (tmp_path / "file").touch()
-    assert run(script, EMBSIM_CACHE_DIR=str(tmp_path / "file" / "below")) == "[0.0, -1.0]"
-
-
 def test_without_a_home_directory_kernels_are_compiled_anew(monkeypatch):
     """As for a user id without an entry in /etc/passwd, in a container."""
 
@@ -397,16 +329,3 @@ def test_without_a_home_directory_kernels_are_compiled_anew(monkeypatch):
     optimizer = Own(momentum, ("without_home",))
     arrays = arrays_of(optimizer, np.random.default_rng(0), 1)
     check(optimizer, update_kernel(optimizer), arrays, np.ones((2, 1), F), 0.5)
-
-
-def test_a_cache_that_can_only_be_read_is_used(tmp_path):
-    """The text of the kernel is there, but Numba has nowhere to keep its compiled form."""
-    script, cache = tmp_path / "model.py", tmp_path / "cache"
-    script.write_text(RULE.replace("SIGN", "-"))
-    environment = {"EMBSIM_CACHE_DIR": str(cache), "NUMBA_DISABLE_JIT": "1"}
-    assert run(script, **environment) == "[0.0, -1.0]"
-    assert len(list(cache.glob("update_*.py"))) == 1
-    shutil.rmtree(cache / "__pycache__", ignore_errors=True)
-    (cache / "__pycache__").touch()
-    environment = {"EMBSIM_CACHE_DIR": str(cache), "HOME": os.devnull, "XDG_CACHE_HOME": os.devnull}
-    assert run(script, **environment, PYTHONDONTWRITEBYTECODE="1") == "[0.0, -1.0]"

@@ -73,7 +73,9 @@ class TestAsGradient:
         with pytest.raises(TypeError, match=message):
             as_gradient(np.ones(2).astype(dtype), "clicks")
 
-    @pytest.mark.parametrize("value", [[[1.0, 2.0]], (1.0,), 1.0, 1, "x", {}, object()], ids=str)
+    @pytest.mark.parametrize(
+        "value", [[[1.0, 2.0]], (1.0,), 1.0, 1, "x", {}, object()], ids=lambda x: type(x).__name__
+    )
     def test_what_is_no_array_is_a_value_error(self, value):
         message = f"of feature 'clicks' is a {type(value).__name__}, not an array; .* or None for"
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""How kernels are compiled; the same bits without a compiler; installs that are read-only."""
+"""How kernels are compiled and kept; the same bits without a compiler; read-only installs."""
 
 import importlib
 import os
@@ -106,11 +106,12 @@ print(hashlib.sha256(b"".join((array + 0).tobytes() for array in seen)).hexdiges
 """
 
 
-def run(code, folder=ROOT, **environment):
+def run(*arguments, folder=ROOT, **environment):
+    defaults = {"PYTHONPATH": str(folder), "NUMBA_DISABLE_JIT": "0", "NUMBA_CACHE_DIR": ""}
     found = subprocess.run(
-        [sys.executable, "-B", "-c", code],
+        [sys.executable, "-B", *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        env={**os.environ, **defaults, **environment},
         capture_output=True,
         text=True,
     )
@@ -119,7 +120,7 @@ def run(code, folder=ROOT, **environment):
 
 
 def test_without_the_compiler_the_bits_are_the_same():
-    assert run(PROGRAM, NUMBA_DISABLE_JIT="1") == run(PROGRAM, NUMBA_DISABLE_JIT="0")
+    assert run("-c", PROGRAM, NUMBA_DISABLE_JIT="1") == run("-c", PROGRAM)
 
 
 def test_an_install_that_cannot_be_written_works_without_a_home(tmp_path):
@@ -132,4 +133,65 @@ def test_an_install_that_cannot_be_written_works_without_a_home(tmp_path):
         "import numpy as np, embsim.combiner;"
         "print(embsim.combiner.gains(np.float32([1, 3]), np.array([0, 2]), 'mean').tolist())"
     )
-    assert run(code, tmp_path, **nowhere, NUMBA_CACHE_DIR="") == "[0.25, 0.75]"
+    assert run("-c", code, folder=tmp_path, **nowhere) == "[0.25, 0.75]"
+
+
+# --- the cache on disk
+
+RULE = """
+import numpy as np, embsim
+class Own:
+    learning_rate, slots = 1.0, ()
+    def coefficients(self, learning_rate):
+        return {"lr": learning_rate}
+    def rule(self, ops):
+        return lambda w, g, slots, c: (w SIGN c.lr * g, slots)
+table = embsim.TableConfig(2, 1, initializer=embsim.constant(0.0), optimizer=Own())
+with embsim.TPUStrategy(1).scope():
+    embedding = embsim.TPUEmbedding(embsim.FeatureConfig(table))
+embedding.enqueue(np.array([1]))
+embedding.dequeue()
+embedding.apply_gradients(np.ones((1, 1), np.float32))
+print(embedding.embedding_tables[table].ravel().tolist())
+"""
+
+
+def test_a_rule_that_was_changed_in_its_file_is_never_served_stale(tmp_path):
+    script, cache = tmp_path / "model.py", tmp_path / "cache"
+
+    def result(sign):
+        script.write_text(RULE.replace("SIGN", sign))
+        os.utime(script, (0, 0))  # neither its date nor its size tells
+        return run(script, EMBSIM_CACHE_DIR=str(cache))
+
+    assert result("-") == "[0.0, -1.0]"
+    assert result("+") == "[0.0, 1.0]"
+    compiled = {path: path.stat().st_mtime_ns for path in cache.glob("__pycache__/*.nbc")}
+    assert len(compiled) == 2
+    assert result("-") == "[0.0, -1.0]"
+    assert {path: path.stat().st_mtime_ns for path in compiled} == compiled  # it was used
+
+    first, second = cache.glob("update_*.py")
+    first.write_text("def update(*_): raise AssertionError('someone else wrote this')")
+    second.write_text("")
+    assert result("-") == "[0.0, -1.0]"
+
+
+def test_a_cache_directory_that_cannot_be_written_is_done_without(tmp_path):
+    script = tmp_path / "model.py"
+    script.write_text(RULE.replace("SIGN", "-"))
+    (tmp_path / "file").touch()
+    assert run(script, EMBSIM_CACHE_DIR=str(tmp_path / "file" / "below")) == "[0.0, -1.0]"
+
+
+def test_a_cache_that_can_only_be_read_is_used(tmp_path):
+    """The text of the kernel is there, but Numba has nowhere to keep its compiled form."""
+    script, cache = tmp_path / "model.py", tmp_path / "cache"
+    script.write_text(RULE.replace("SIGN", "-"))
+    environment = {"EMBSIM_CACHE_DIR": str(cache), "NUMBA_DISABLE_JIT": "1"}
+    assert run(script, **environment) == "[0.0, -1.0]"
+    assert len(list(cache.glob("update_*.py"))) == 1
+    shutil.rmtree(cache / "__pycache__", ignore_errors=True)
+    (cache / "__pycache__").touch()
+    environment = {"EMBSIM_CACHE_DIR": str(cache), "HOME": os.devnull, "XDG_CACHE_HOME": os.devnull}
+    assert run(script, **environment) == "[0.0, -1.0]"

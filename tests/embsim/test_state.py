@@ -170,7 +170,16 @@ class TestSlotVariableCreation:
                 r"slot 'momenta' has shape \(3,\); it must be \(4, 3\)",
             ),
         ],
-        ids=str,
+        ids=[
+            "none",
+            "None",
+            "a list",
+            "one missing",
+            "one too many",
+            "another name",
+            "another shape",
+            "a callable of another shape",
+        ],
     )
     def test_other_slots_or_shapes_are_a_value_error_at_build_and_at_enqueue(self, made, message):
         optimizer = Adam(slot_variable_creation_fn=lambda *_: made)
