@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from .config import FeatureConfig
-from .convert import as_feature, kind_of
+from .convert import as_feature
 from .errors import BatchError
 from .nest import pad_batch as pad_batch
-from .ragged import RaggedTensor, SparseTensor, checked_splits, positions, splits_of
+from .ragged import RaggedTensor, SparseTensor, checked_splits, kind_of, positions, splits_of
 from .ragged import hash_ids as hash_ids
 from .shapes import (
     check_no_weight,

@@ -156,13 +156,6 @@ def as_array(value: Any, what: str) -> np.ndarray:
     raise TypeError(f"{what}: found {type(value).__name__}; accepted are {_ACCEPTED}")
 
 
-def kind_of(dtype: np.dtype[Any]) -> str:
-    """dtype.kind; ml_dtypes' numbers (bfloat16, int4), of kind 'V', count as floats and ints."""
-    if dtype.kind != "V":
-        return dtype.kind
-    return {"b": "f", "f": "f", "i": "i", "u": "u"}.get(dtype.name[0], "V")
-
-
 def _array(value: np.ndarray, what: str) -> np.ndarray | RaggedTensor:
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.is_masked(value):

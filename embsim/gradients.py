@@ -6,8 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from .config import FeatureConfig
-from .convert import as_array, kind_of
+from .convert import as_array
 from .plan import Output
+from .ragged import kind_of
 from .tables import Tables
 
 

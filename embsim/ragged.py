@@ -267,3 +267,10 @@ def checked_splits(splits: np.ndarray, nnz: int) -> np.ndarray:
             f"{splits[row]}; splits must never decrease"
         )
     return splits
+
+
+def kind_of(dtype: np.dtype[Any]) -> str:
+    """dtype.kind; ml_dtypes' numbers (bfloat16, int4), of kind 'V', count as floats and ints."""
+    if dtype.kind != "V":
+        return dtype.kind
+    return {"b": "f", "f": "f", "i": "i", "u": "u"}.get(dtype.name[0], "V")
