@@ -135,10 +135,8 @@ def _built(what: str, build: Callable[..., Any], *parts: Any) -> Any:
 def as_array(value: Any, what: str) -> np.ndarray:
     """Any library's dense array on the host."""
     if any(base.__name__ == "Tracer" for base in type(value).__mro__):
-        raise RuntimeError(
-            f"{what}: found a JAX tracer; embsim's calls run outside jax.jit, jax.grad and "
-            "jax.vmap: pass concrete arrays"
-        )
+        found = "found a JAX tracer; embsim's calls run outside jax.jit, jax.grad and jax.vmap"
+        raise RuntimeError(f"{what}: {found}: pass concrete arrays")
     if hasattr(value, "row_splits"):
         raise _deeper(what)
     if _methods(value, "detach", "cpu", "numpy"):
