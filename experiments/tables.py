@@ -15,10 +15,11 @@ def text_table(columns: Sequence[tuple[str, str]], groups: Iterable[Iterable[Row
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, justify in columns:
         table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
-    for group in groups:
+    for i, group in enumerate(groups):
+        if i > 0:
+            table.add_section()
         for row in group:
             table.add_row(*row)
-        table.add_section()
     out = StringIO()
     Console(file=out, width=160, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
