@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embsim.batch import FeatureBatch, make_batch
-from embsim.config import FeatureConfig, TableConfig
+from embsim.config import FeatureConfig
 from embsim.errors import BatchError
 from embsim.ragged import RaggedTensor, SparseTensor, hash_ids, positions, splits_of
+from tests.embsim.batches import ITEMS, batch_of, ragged, rows_of, sparse
 
 bags = st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=6)
 
@@ -187,30 +187,6 @@ class TestHashIds:
     def test_errors(self, ids, buckets, oov, error, message):
         with pytest.raises(error, match=message):
             hash_ids(ids, buckets, oov)
-
-
-ITEMS = TableConfig(512, 2, combiner="sqrtn", name="items")
-CLICKS = FeatureConfig(ITEMS)
-ragged = RaggedTensor.from_lists
-
-
-def batch_of(feature, weight=None, config=CLICKS, shape=None, replicas=1, **options):
-    batch = make_batch([feature], [weight], [config], ["clicks"], [shape], replicas, **options)
-    return batch.features[0]
-
-
-def rows_of(feature: FeatureBatch):
-    """The ids (or weights) of each output row."""
-    return RaggedTensor(feature.ids, feature.splits).to_list()
-
-
-def sparse(rows, columns=None, dtype=np.int64):
-    """Bags as a SparseTensor; `columns` are where each id stands."""
-    columns = [range(len(row)) for row in rows] if columns is None else columns
-    entries = [(i, c) for i, places in enumerate(columns) for c in places]
-    flat = np.array([item for row in rows for item in row], dtype)
-    width = 1 + max((c for _, c in entries), default=0)
-    return SparseTensor(np.array(entries, np.int64).reshape(-1, 2), flat, (len(rows), width))
 
 
 class TestSequences:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from embsim.batch import FeatureBatch, make_batch
 from embsim.config import FeatureConfig, TableConfig
 from embsim.errors import BatchError
 from embsim.ragged import RaggedTensor, SparseTensor
 from embsim.shapes import check_output_shape, output_rows, ragged_layout, resolve
+from tests.embsim.batches import ITEMS, batch_of, ragged, rows_of, sparse
 
 TABLE = TableConfig(8, 2)
 PLAIN, SEQUENCE = FeatureConfig(TABLE), FeatureConfig(TABLE, max_sequence_length=3)
@@ -170,30 +170,6 @@ class TestOutputRows:
     def test_a_huge_last_axis_does_not_overflow(self):
         indices = np.array([[0, 2**62], [1, 0], [1, 2**62 - 1]])
         assert output_rows("f", indices, (2, 2**62 + 1)).tolist() == [0, 1, 1]
-
-
-ITEMS = TableConfig(512, 2, combiner="sqrtn", name="items")
-CLICKS = FeatureConfig(ITEMS)
-ragged = RaggedTensor.from_lists
-
-
-def batch_of(feature, weight=None, config=CLICKS, shape=None, replicas=1, **options):
-    batch = make_batch([feature], [weight], [config], ["clicks"], [shape], replicas, **options)
-    return batch.features[0]
-
-
-def rows_of(feature: FeatureBatch):
-    """The ids (or weights) of each output row."""
-    return RaggedTensor(feature.ids, feature.splits).to_list()
-
-
-def sparse(rows, columns=None, dtype=np.int64):
-    """Bags as a SparseTensor; `columns` are where each id stands."""
-    columns = [range(len(row)) for row in rows] if columns is None else columns
-    entries = [(i, c) for i, places in enumerate(columns) for c in places]
-    flat = np.array([item for row in rows for item in row], dtype)
-    width = 1 + max((c for _, c in entries), default=0)
-    return SparseTensor(np.array(entries, np.int64).reshape(-1, 2), flat, (len(rows), width))
 
 
 class TestBatches:
