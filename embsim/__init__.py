@@ -44,7 +44,9 @@ from .schedule import sparsecore_loop as sparsecore_loop
 from .schedule import stale as stale
 from .schedule import tpu_embedding_pipelined as tpu_embedding_pipelined
 from .serving import serving_embedding_lookup as serving_embedding_lookup
+from .state import Rows as Rows
 from .state import State as State
+from .state import TableSpec as TableSpec
 from .strategy import ReduceOp as ReduceOp
 from .strategy import TPUStrategy as TPUStrategy
 from .strategy import all_reduce as all_reduce

@@ -82,7 +82,7 @@ def _load(name: str) -> Backend:
         )
     try:
         made = found[name].load()()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         missing = error.name or "what is missing"
         raise BackendError(
             f"backend {name!r} cannot be imported: {error}; pip install {missing}, or the extra of "

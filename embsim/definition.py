@@ -98,12 +98,13 @@ class Definition:
             for place, row, gain in plan(feature, bags):
                 slope = np.zeros(feature.table.dim, F) if g is None else np.asarray(g, F)[place]
                 parts[feature.table].setdefault(row, []).append(gain * slope)
-        callables = {id(o.learning_rate): o.learning_rate for o in self.optimizers.values()}
+        asked = {table: optimizer.learning_rate for table, optimizer in self.optimizers.items()}
+        callables = {id(rate): rate for rate in asked.values()}
         rates = {key: learning_rate_at(rate, step) for key, rate in callables.items()}  # once each
         new = {table: [a.copy() for a in arrays] for table, arrays in self.versions[-1].items()}
         for table, arrays in new.items():
             optimizer = self.optimizers[table]
-            c = coefficients(optimizer, rates[id(optimizer.learning_rate)])
+            c = coefficients(optimizer, rates[id(asked[table])])
             every_row = getattr(optimizer, "updates_every_row", False)
             for row in range(table.vocabulary_size) if every_row else parts[table]:
                 w, *slots = (array[row].copy() for array in arrays)

@@ -34,6 +34,11 @@ def as_gradient(value: Any, name: str, shape: tuple[int, ...] | None = None) -> 
             f"apply_gradients: the gradient of feature {name!r} is a {type(value).__name__}, not "
             "an array; it must be an array of the activations' shape, or None for zeros"
         )
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"apply_gradients: the gradient of feature {name!r} has masked numbers; fill them "
+            "first, with 0 where there is no gradient"
+        )
     array = as_array(value, f"apply_gradients: the gradient of feature {name!r}")
     if shape is not None and array.shape != shape:
         raise ValueError(

@@ -83,7 +83,11 @@ def compact_state(
         if len(wanted):
             spec = specs[name]
             small[name] = TableSpec(name, len(wanted), spec.dim, spec.optimizer, spec.quantization)
-            read[name] = backend.read_rows(state, name, wanted)
+            found = backend.read_rows(state, name, wanted)
+            own = {
+                slot: np.require(array, requirements="CW") for slot, array in found.slots.items()
+            }
+            read[name] = Rows(np.require(found.weights, requirements="CW"), own)
     weights = {name: value.weights for name, value in read.items()}
     return State(small, weights, {name: value.slots for name, value in read.items()})
 

@@ -123,6 +123,11 @@ def _fill_from_user(
     for name, array in slots.items():
         value = made[name]() if callable(made[name]) else made[name]
         value = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+        if value.dtype.kind not in "fiub":
+            raise ValueError(
+                f"slot_variable_creation_fn of table {spec.name!r}: slot {name!r} has dtype "
+                f"{value.dtype}; it must be real numbers"
+            )
         if value.shape != array.shape:
             raise ValueError(
                 f"slot_variable_creation_fn of table {spec.name!r}: slot {name!r} has shape "

@@ -71,6 +71,12 @@ def _checked(table: str, optimizer: Any, trains: bool) -> Optimizer | None:
             "embsim's (SGD, Adagrad, ...) or an object with learning_rate, slots, coefficients "
             "and rule"
         )
+    names = [slot.name for slot in optimizer.slots]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"table {table!r}: {type(optimizer).__name__} has the slots {names}; each needs a name "
+            "of its own"
+        )
     needs_sum = updates_every_row(optimizer) or clip_values(optimizer) != (None, None)
     if needs_sum and not accumulates_gradients(optimizer):
         raise ValueError(

@@ -70,7 +70,11 @@ def row_update(optimizer: Optimizer, ops: Any) -> Callable[..., Any]:
             g = ops.minimum(g, c.clip_gradient_max)
         if decays:
             w = c.keep * w
-        w, slots = rule(w, g, slots, c)
+        result = rule(w, g, slots, c)
+        if not isinstance(result, tuple) or len(result) != 2:
+            name = type(optimizer).__name__
+            raise TypeError(f"{name}: the rule returned {result!r}; it must return (w, slots)")
+        w, slots = result
         if weight_min is not None:
             w = ops.maximum(w, c.clip_weight_min)
         if weight_max is not None:
@@ -99,6 +103,10 @@ def coefficients(optimizer: Optimizer, learning_rate: float) -> dict[str, np.flo
         limit = _option(optimizer, name)
         if limit is not None:
             exact[name] = limit
+    for name, value in exact.items():
+        if not isinstance(value, numbers.Real):
+            what = f"{type(optimizer).__name__}: coefficient {name!r}"
+            raise TypeError(f"{what} is {value!r}; it must be a number")
     with np.errstate(over="ignore"):
         return {name: np.float32(value) for name, value in exact.items()}
 
