@@ -15,10 +15,9 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from ._trace import Graph
+from ._trace import Coefficients, Graph
 from .optimizers import Optimizer, accumulates_gradients, row_update, updates_every_row
 from .optimizers.base import coefficients, learning_rate_at
 
@@ -109,7 +108,7 @@ def update_source(optimizer: Optimizer) -> str:
     graph = Graph()
     names = coefficient_names(optimizer)
     slots = optimizer.slots
-    c = SimpleNamespace(**{name: graph.leaf(f"c_{name}", row=False) for name in names})
+    c = Coefficients({name: graph.leaf(f"c_{name}", row=False) for name in names})
     w, g = graph.leaf("w_d", row=True, text="w[d]"), graph.leaf("g_d", row=True, text="g[d]")
     old_slots = tuple(
         graph.leaf(f"s{k}_d", row=not slot.rowwise, text=f"s{k}[{'0' if slot.rowwise else 'd'}]")

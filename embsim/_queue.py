@@ -34,7 +34,16 @@ class Enqueued:
 
 def plan_batch(batch: Batch, tables: Tables, backend: Backend, training: bool) -> Enqueued:
     """All that needs no table: plans, sorted by row if they will train, put to the backend."""
+    if not isinstance(batch, Batch):
+        raise TypeError(f"enqueue: found {type(batch).__name__}; pass what make_batch returns")
     sizes = [(spec.name, spec.vocabulary_size) for spec in tables.specs]
+    rows = dict(sizes)
+    wanted = tuple(rows[table] for table in tables.of_feature)
+    if batch.vocabulary_sizes != wanted:
+        raise ValueError(
+            f"enqueue: the batch was made for tables of {batch.vocabulary_sizes} rows by feature, "
+            f"the engine's have {wanted}; make it with this engine's make_batch"
+        )
     plans, outputs = build_plans(batch, sizes, tables.of_feature)
     if training:
         ids = sum(len(plan.row) for plan in plans.values())

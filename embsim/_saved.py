@@ -2,24 +2,24 @@
 checkpoint of it holds.
 
     weights/<t>  slots/<t>/<name>                   logical rows at `version`
-    patches/<t>/rows, .../weights, .../slots/<n>    the rows that pending updates touch, as if
-    drained: a reader without
-                                                    optimizer writes them over the table and has all
-                                                    of it
+    patches/<t>/rows, .../weights, .../slots/<n>    rows that pending updates touch, as if drained
     pending/<i>/<t>/splits row gain gradients coefficients
 
+A reader without optimizer writes the patches over the tables and has all of them.
 <t> is the table's position; its name is in the JSON, so any name will do.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from ._codegen import coefficient_names
+from ._codegen import update_source
 from ._memory import aligned_empty
 from .errors import CheckpointError
+from .optimizers import Optimizer
 from .pending import Patch, PendingUpdate
 from .plan import LookupPlan
 from .schedule import Progress, Schedule
@@ -48,6 +48,7 @@ def saved_state(
                 "dim": spec.dim,
                 "slots": {slot: spec.slot_shape(slot, 1)[1] for slot in spec.slot_names},
                 "optimizer": type(spec.optimizer).__name__ if spec.optimizer is not None else None,
+                "form": _form(spec.optimizer),
                 "coefficients": list(pending[0].coefficients[name]) if pending else [],
                 "patched": name in patches,
             }
@@ -153,14 +154,12 @@ def _load_update(
         )
         gradients[name] = part["gradients"]
         coefficients[name] = dict(zip(table["coefficients"], part["coefficients"], strict=True))
-        if spec.optimizer is not None and tuple(coefficients[name]) != coefficient_names(
-            spec.optimizer
-        ):
+        if table["form"] != _form(spec.optimizer):
             raise CheckpointError(
-                f"restore: the pending updates of table {name!r} have the coefficients "
-                f"{table['coefficients']}, the embedding's optimizer uses "
-                f"{list(coefficient_names(spec.optimizer))}; restore with the optimizer that was "
-                "saved, or save with drain=True"
+                f"restore: the updates that are pending for table {name!r} are of another rule "
+                f"than the embedding's optimizer: {table['optimizer']} with the coefficients "
+                f"{table['coefficients']}; restore with the optimizer that was saved, or save with "
+                "drain=True"
             )
     return PendingUpdate(step, plans, None, gradients, coefficients)
 
@@ -188,6 +187,13 @@ def _check_tables(saved: Mapping[str, Any], specs: Mapping[str, TableSpec]) -> N
                 f"{slots}; use the optimizer of the checkpoint, or optimizer=None to read the "
                 "tables alone"
             )
+
+
+def _form(optimizer: Optimizer | None) -> str | None:
+    """Names the rule, its options and its coefficients, but not their values."""
+    if optimizer is None:
+        return None
+    return hashlib.sha256(update_source(optimizer).encode()).hexdigest()
 
 
 def _only_reads(specs: Mapping[str, TableSpec]) -> bool:

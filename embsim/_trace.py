@@ -61,6 +61,17 @@ class Value:
             "function"
         )
 
+    def __pow__(self, other: Any) -> Any:
+        raise TypeError("optimizer rule: ** is not offered; use ops.power(x, exponent)")
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **_: Any) -> Any:
+        for item in inputs:
+            self.graph.value(item)
+        raise TypeError(
+            f"optimizer rule: numpy.{function.__name__} of a number of the row; use what ops "
+            f"offers: {', '.join(OPERATIONS)}"
+        )
+
     def __radd__(self, other: Any) -> Any:
         self.graph.value(other)
         raise AssertionError("unreachable: a value on the left would have added itself")
@@ -183,3 +194,15 @@ class Graph:
                 wanted.add(id(value))
                 stack.extend(value.args)
         return (value for value in self.values if id(value) in wanted)
+
+
+class Coefficients:
+    """`c` of a rule: its coefficients by name."""
+
+    def __init__(self, values: dict[str, Value]) -> None:
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise TypeError(
+            f"optimizer rule: c has no {name!r}; coefficients() gives {', '.join(self.__dict__)}"
+        )

@@ -54,6 +54,7 @@ class Batch:
     """The features of one global or per-replica batch, in flattened order of the configuration."""
 
     features: tuple[FeatureBatch, ...]
+    vocabulary_sizes: tuple[int, ...] = ()  # by feature; every id is below, as was checked
 
 
 def make_batch(
@@ -80,12 +81,17 @@ def make_batch(
       TypeError: ids that are no integers, weights that are no floats, objects that are no arrays.
     """
     leaves = [None] * len(configs) if weights is None else weights
+    if not len(features) == len(leaves) == len(configs):
+        raise BatchError(
+            f"make_batch: found {len(features)} features and {len(leaves)} weights for "
+            f"{len(configs)} feature configurations; there must be one for each"
+        )
     made = []
     columns = zip(features, leaves, configs, names, shapes, strict=True)
     for feature, weight, config, name, shape in columns:
         spec = _Spec(f"feature {name!r}", config, shape, num_replicas, check_numerics)
         made.append(_feature_batch(feature, weight, spec))
-    return Batch(tuple(made))
+    return Batch(tuple(made), tuple(config.table.vocabulary_size for config in configs))
 
 
 def per_replica_shapes(batch: Batch, num_replicas: int) -> list[tuple[int, ...]]:
@@ -102,7 +108,8 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     features = zip(*(batch.features for batch in batches), strict=True)
-    return Batch(tuple(_joined(i, replicas) for i, replicas in enumerate(features)))
+    joined = tuple(_joined(i, replicas) for i, replicas in enumerate(features))
+    return Batch(joined, batches[0].vocabulary_sizes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import numpy as np
 from . import schedule as law
 from ._queue import Activations, BatchQueue, by_feature, plan_batch
 from ._saved import Saved, load_state, saved_state
+from ._signals import ctrl_c_waits
 from .backend import Backend, get_backend
 from .batch import Batch, make_batch
 from .config import FeatureConfig, integer
@@ -48,9 +49,6 @@ class Engine:
       queue_capacity: batches that may wait undequeued.
       check_numerics: refuse gradients that are not finite.
       trains: False makes an engine that only holds tables: no optimizer is needed.
-
-    Raises:
-      ValueError, TypeError, BackendError: arguments that do not fit together.
     """
 
     def __init__(
@@ -76,6 +74,7 @@ class Engine:
         self._progress = Progress()
         self._outputs: tuple[Output, ...] | None = None  # of the newest batch
         self._before_run: tuple[Any, ...] | None = None
+        self._saved = -1  # steps submitted when it was last saved
         self._closed = False
         self._changed = threading.Condition(threading.RLock())
 
@@ -161,10 +160,7 @@ class Engine:
         """Submit the update of the oldest dequeued training step that has no gradients.
 
         One array per feature, of its activations' shape and any float dtype, or None for zeros.
-
-        Raises:
-          DeadlockError: no dequeued training step waits for gradients.
-          ValueError, TypeError: a gradient of another shape, kind or dtype.
+        DeadlockError if no step waits; ValueError or TypeError for another shape, kind or dtype.
         """
         with self._call("apply_gradients"):
             outputs = self._queue.waiting[0].outputs if self._queue.waiting else self._outputs
@@ -184,12 +180,8 @@ class Engine:
             self._store.apply(visible)
 
     def drain(self) -> None:
-        """Make every submitted update visible to the lookups that follow: a pipeline bubble.
-
-        Raises:
-          DeadlockError: a dequeued training step waits for its gradients.
-        """
-        with self._call("drain"):
+        """Make every submitted update visible to the lookups that follow: a pipeline bubble."""
+        with self._call("drain", between_runs=True):
             law.check_nothing_waits("drain", self._progress, self._contents())
             self._progress = replace(self._progress, start=self._progress.dequeued)
             self._queue.forget_activations()
@@ -200,14 +192,16 @@ class Engine:
 
         Dequeued again, they return the same activations, unless drain() came between.
         """
-        with self._call("abandon"):
+        with self._call("abandon", between_runs=True):
             count = self._queue.give_up()
             self._progress = replace(self._progress, dequeued=self._progress.dequeued - count)
             return count
 
     def discard(self) -> int:
         """Drop all batches that are enqueued and not dequeued. Returns how many there were."""
-        with self._call("discard"):
+        with self._call("discard", between_runs=True):
+            if any(entry.activations for entry in self._queue.queued):  # their lookups happened:
+                self._progress = replace(self._progress, start=self._progress.dequeued)
             self._changed.notify_all()
             return self._queue.discard()
 
@@ -219,7 +213,7 @@ class Engine:
 
     def snapshot(self) -> State:
         """As `read`, in memory of its own: later training does not change it."""
-        with self._call("snapshot"):
+        with self._changed:
             return self.read("snapshot").copied()
 
     @contextmanager
@@ -238,16 +232,17 @@ class Engine:
             else:
                 state = replace(store.backend.get_state(store.state), version=store.version)
                 yield saved_state(state, self.schedule, progress, store.pending, store.patches)
+            self._saved = progress.submitted
 
     def prepare_restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Any:
         """Check a checkpoint against this engine and return the function that takes it over."""
-        with self._call("restore"):
+        with self._call("restore", between_runs=True):
             law.check_nothing_waits("restore", self._progress, self._contents())
             self._queue.check_empty("restore", self._progress)
             state, progress, pending = load_state(arrays, meta, self._store.specs, self.schedule)
 
         def commit() -> None:
-            with self._changed:
+            with self._changed, ctrl_c_waits():
                 self._store.replace_with(state, pending)
                 self._progress = progress
 
@@ -257,7 +252,9 @@ class Engine:
         """End this engine. Warns if work is lost, unless an error is on its way."""
         with self._changed:
             if not self._closed and sys.exc_info()[0] is None:
-                self._queue.warn_of_lost_work(self._progress, len(self._store.pending))
+                unsaved = self._saved != self._progress.submitted
+                pending = len(self._store.pending) if unsaved else 0
+                self._queue.warn_of_lost_work(self._progress, pending)
             self._closed = True
             self._queue.clear()
             self._store.release()
@@ -265,20 +262,20 @@ class Engine:
 
     def begin_run(self) -> None:
         """Start of strategy.run: the updates of the run are held back until its end."""
-        with self._changed:
+        with self._changed, ctrl_c_waits():
             self._before_run = (self._progress, list(self._store.pending))
             self._queue.begin_run()
             self._store.may_apply = law.visible(self.schedule, self._progress)
 
     def commit_run(self) -> None:
-        with self._changed:
+        with self._changed, ctrl_c_waits():
             self._before_run, self._store.may_apply = None, None
             self._queue.commit_run()
             self._store.apply(law.visible(self.schedule, self._progress))
 
     def rollback_run(self) -> None:
-        """Undo the run. What earlier runs submitted and its lookup made visible stays applied."""
-        with self._changed:
+        """Undo the run; what earlier ones submitted and its lookup made visible stays applied."""
+        with self._changed, ctrl_c_waits():
             assert self._before_run is not None
             self._progress, pending = self._before_run
             self._queue.rollback_run()
@@ -287,9 +284,11 @@ class Engine:
             self._changed.notify_all()
 
     @contextmanager
-    def _call(self, name: str) -> Generator[None]:
-        with self._changed:
+    def _call(self, name: str, *, between_runs: bool = False) -> Generator[None]:
+        with self._changed, ctrl_c_waits():
             self._check_open(name)
+            if between_runs and self._before_run is not None:
+                raise RuntimeError(f"{name}: a strategy.run is in progress; call it between runs")
             yield
 
     def _check_open(self, name: str) -> None:

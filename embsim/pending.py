@@ -84,12 +84,14 @@ def compact_state(
             spec = specs[name]
             small[name] = TableSpec(name, len(wanted), spec.dim, spec.optimizer, spec.quantization)
             found = backend.read_rows(state, name, wanted)
-            own = {
-                slot: np.require(array, requirements="CW") for slot, array in found.slots.items()
-            }
-            read[name] = Rows(np.require(found.weights, requirements="CW"), own)
+            own = {slot: _writable(array) for slot, array in found.slots.items()}
+            read[name] = Rows(_writable(found.weights), own)
     weights = {name: value.weights for name, value in read.items()}
     return State(small, weights, {name: value.slots for name, value in read.items()})
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    return np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def drained_lookup(

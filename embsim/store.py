@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .backend import Backend
-from .optimizers import coefficients, learning_rate_at
+from .optimizers import Optimizer, coefficients, learning_rate_at
 from .pending import Patch, PendingUpdate, drained_lookup, drained_rows, drained_state
 from .plan import LookupPlan
 from .state import State, initial_state
@@ -36,10 +36,17 @@ class Store:
         self._seed = seed
         self._made: Any = None
         self._patches: Mapping[str, Patch] | None = None
+        self._names: dict[int, list[str]] = {}  # of coefficients, by optimizer
+        self._broken = False
 
     @property
     def state(self) -> Any:
         """The backend's tables and slots at `version`."""
+        if self._broken:
+            raise RuntimeError(
+                "an update failed half-way, so that tables and slots are of no version; restore a "
+                "checkpoint or make a new embedding"
+            )
         if self._made is None:
             initial = initial_state(self.tables.specs, self.tables.configs, self._seed)
             self._made = self.backend.put_state(initial)
@@ -55,9 +62,11 @@ class Store:
             version = min(version, self.may_apply)
         while self.pending and self.pending[0].step < version:
             update = self.pending[0]
+            state, self._broken = self.state, True  # until the update is whole
             self._made = self.backend.update(
-                self.state, update.device_plan, update.gradients, update.coefficients
+                state, update.device_plan, update.gradients, update.coefficients
             )
+            self._broken = False
             del self.pending[0]
             self._patches = None
             self.version = update.step + 1
@@ -98,6 +107,7 @@ class Store:
             replace(update, device_plan=self.backend.put_plan(update.plans)) for update in pending
         ]
         self._made, self.version, self.pending, self._patches = made, state.version, own, None
+        self._broken = False
 
     def forget_pending(self, kept: list[PendingUpdate]) -> None:
         """Go back to the pending updates `kept`; those that were applied meanwhile stay applied."""
@@ -119,5 +129,16 @@ class Store:
             if id(source) not in rates:
                 rates[id(source)] = source, learning_rate_at(source, step)
             if id(optimizer) not in made:
-                made[id(optimizer)] = coefficients(optimizer, rates[id(source)][1])
+                made[id(optimizer)] = self._named(optimizer, rates[id(source)][1])
         return {spec.name: made[id(spec.optimizer)] for spec in self.tables.specs}
+
+    def _named(self, optimizer: Optimizer, rate: float) -> dict[str, np.float32]:
+        """The coefficients at this rate; their names must be the same at every rate."""
+        made = coefficients(optimizer, rate)
+        names = self._names.setdefault(id(optimizer), list(coefficients(optimizer, 1.0)))
+        if list(made) != names:
+            raise ValueError(
+                f"apply_gradients: {type(optimizer).__name__} has the coefficients {list(made)} at "
+                f"rate {rate}, {names} at rate 1; it must have the same at every rate"
+            )
+        return made

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from . import datasets
+from ._signals import ctrl_c_waits
 from .datasets import DistributedDataset, InputContext, InputOptions, PerReplica
 from .reduction import ReduceOp, checked_op, reduced
 from .rendezvous import Rendezvous, run_replicas
@@ -192,9 +193,10 @@ class TPUStrategy:
                 participant.begin_run()
                 undo.callback(participant.rollback_run)
             yield
-            undo.pop_all()
-        for participant in self._participants:
-            participant.commit_run()
+            with ctrl_c_waits():
+                undo.pop_all()
+                for participant in self._participants:
+                    participant.commit_run()
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,8 +67,8 @@ class TPUEmbedding:
         self._trains = strategy is not None and initialize_tpu_embedding
         if self._trains and strategy is not None:
             _check_only_one(strategy)
-        self._feature_config = feature_config
         configs, names = named_features(feature_config)
+        self._feature_config = pack(feature_config, configs)  # containers of its own
         self._engine = Engine(
             configs,
             optimizer,
@@ -82,7 +82,7 @@ class TPUEmbedding:
         )
         self._strategy = strategy
         replicas = strategy.num_replicas_in_sync if strategy is not None else 1
-        self._border = Border(feature_config, self._engine, replicas, batch_size)
+        self._border = Border(self._feature_config, self._engine, replicas, batch_size)
         if self._trains and strategy is not None:
             strategy.add_participant(self._engine)
             strategy.add_participant(self._border)

@@ -1,13 +1,14 @@
 """What an optimizer is: slots, coefficients, and a rule on one row.
 
-The order of SEMANTICS section 4 around the rule.
+Around the rule: clip, decay, clip.
 
 An optimizer is any object with four things; no base class:
 
     learning_rate              a float, or a callable without arguments or of the training step
     slots                      tuple of Slot: its slot variables and their initial values
-    coefficients(lr)           {name: float}: every number of the formula, in float64; rounded to
-    float32 once rule(ops)                  a function (w, g, slots, c) -> (w, slots) of one row
+    coefficients(lr)           {name: float}: every number of the formula, rounded to float32 once;
+                               the same names at every rate
+    rule(ops)                  a function (w, g, slots, c) -> (w, slots) of one row
 
 The rule is written once and runs on every backend: `w`, `g` and the slots are float32 rows,
 `c.<name>` the coefficients, and `ops` offers sqrt, minimum, maximum, where, power and mean (of a
@@ -85,8 +86,9 @@ def row_update(optimizer: Optimizer, ops: Any) -> Callable[..., Any]:
 
 
 def coefficients(optimizer: Optimizer, learning_rate: float) -> dict[str, np.float32]:
-    """All numbers of one step's update, computed in float64 and rounded once: the rule's, the
-    decay's, the limits.
+    """All numbers of one step's update, by name: the rule's, the decay's, the limits.
+
+    Computed in float64 and rounded once; in alphabetical order.
     """
     exact = dict(optimizer.coefficients(learning_rate))
     low, high = clip_values(optimizer)
@@ -108,7 +110,7 @@ def coefficients(optimizer: Optimizer, learning_rate: float) -> dict[str, np.flo
             what = f"{type(optimizer).__name__}: coefficient {name!r}"
             raise TypeError(f"{what} is {value!r}; it must be a number")
     with np.errstate(over="ignore"):
-        return {name: np.float32(value) for name, value in exact.items()}
+        return {name: np.float32(exact[name]) for name in sorted(exact)}
 
 
 def learning_rate_at(learning_rate: float | Callable[..., Any], step: int) -> float:
@@ -117,7 +119,15 @@ def learning_rate_at(learning_rate: float | Callable[..., Any], step: int) -> fl
     """
     if not callable(learning_rate):
         return float(learning_rate)
-    value = learning_rate() if _callable_without_arguments(learning_rate) else learning_rate(step)
+    if _takes(learning_rate):
+        value = learning_rate()
+    elif _takes(learning_rate, step):
+        value = learning_rate(step)
+    else:
+        raise TypeError(
+            f"learning rate of training step {step}: {learning_rate!r} takes neither no argument "
+            "nor one, the step"
+        )
     try:
         return float(value)
     except (TypeError, ValueError) as error:
@@ -272,11 +282,11 @@ def _option(optimizer: Any, name: str) -> Any:
     return getattr(optimizer, name, None)
 
 
-def _callable_without_arguments(function: Callable[..., Any]) -> bool:
+def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
     try:
-        inspect.signature(function).bind()
+        inspect.signature(function).bind(*arguments)
     except TypeError:
         return False
     except ValueError:  # no signature to ask: a C function; TensorFlow calls it without arguments
-        return True
+        return not arguments
     return True

@@ -139,7 +139,8 @@ def test_the_text_names_every_coefficient_in_its_order():
         names = tuple(coefficients(optimizer, 0.1))
         assert coefficient_names(optimizer) == names
         lines = update_source(optimizer).splitlines()
-        start = lines.index("    c_lr = c[0]")
+        start = lines.index(f"    c_{names[0]} = c[0]")
+        assert list(names) == sorted(names)
         read = [f"    c_{name} = c[{i}]" for i, name in enumerate(names)]
         assert lines[start : start + len(names)] == read
 

@@ -405,3 +405,90 @@ def test_parts_by_device_are_never_dropped_silently() -> None:
         embedding.enqueue(np.array([1]), device="TPU:1", training=False)
     embedding.discard()
     embedding.enqueue(np.array([1, 1]))
+
+
+def test_discarding_abandoned_steps_counts_as_a_drain() -> None:
+    """Their lookups brought the tables to a version; later steps must not claim an older one."""
+    _, embedding, _ = make(schedule=embsim.stale(1))
+    for _ in range(2):
+        embedding.enqueue(np.array([2]))
+    embedding.dequeue()
+    embedding.dequeue()
+    embedding.apply_gradients(np.ones((1, 1), np.float32))
+    embedding.abandon()
+    assert embedding.discard() == 1
+    assert embedding._engine.progress.start == 1
+    assert [train(embedding) for _ in range(3)] == [-1, -1, -2]
+
+
+def test_a_batch_of_other_tables_is_refused() -> None:
+    small = Engine([FeatureConfig(TableConfig(3, 1))], embsim.SGD())
+    large = Engine([FeatureConfig(TableConfig(9, 1))], embsim.SGD())
+    with pytest.raises(ValueError, match=r"tables of \(9,\) rows by feature.*have \(3,\)"):
+        small.enqueue(large.make_batch([[8]]))
+    with pytest.raises(ValueError, match="found 2 features"):
+        small.make_batch([[1], [2]])
+
+
+def test_the_configurations_containers_may_be_changed_afterwards() -> None:
+    table = TableConfig(3, 1)
+    config = {"a": FeatureConfig(table), "b": FeatureConfig(table)}
+    with embsim.TPUStrategy(1).scope():
+        embedding = TPUEmbedding(config, embsim.SGD())
+    del config["b"]
+    embedding.enqueue({"a": [0], "b": [1]})
+    assert sorted(embedding.dequeue()) == ["a", "b"]
+
+
+def test_calls_between_runs_are_refused_while_another_thread_runs() -> None:
+    strategy, embedding, _ = make()
+    errors = []
+
+    def outside() -> None:
+        for call in (embedding.drain, embedding.abandon, embedding.discard):
+            try:
+                call()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    def body() -> None:
+        thread = threading.Thread(target=outside)
+        thread.start()
+        thread.join()
+
+    strategy.run(body)
+    assert len(errors) == 3
+    assert all("a strategy.run is in progress" in error for error in errors)
+
+
+def test_coefficients_go_by_name_whatever_their_order() -> None:
+    class Own:
+        slots = ()
+
+        def __init__(self, learning_rate):
+            self.learning_rate = learning_rate
+
+        def coefficients(self, learning_rate):
+            if learning_rate == 0.125:
+                return {"lr": learning_rate}
+            pair = {"lr": learning_rate, "k": 4.0}
+            return pair if learning_rate >= 1 else dict(reversed(pair.items()))
+
+        def rule(self, ops):
+            return lambda w, g, slots, c: (w - c.lr * g * c.k / c.k, slots)
+
+    _, embedding, table = make(optimizer=Own(lambda t: [1.0, 0.25, 0.125][t]))
+    train(embedding)
+    train(embedding)
+    assert embedding.embedding_tables[table][2, 0] == -1.25
+    with pytest.raises(ValueError, match=r"coefficients \['lr'\] at rate 0.125, \['k', 'lr'\]"):
+        train(embedding)
+    assert embedding.abandon() == 1
+    assert embedding.embedding_tables[table][2, 0] == -1.25
+
+
+def test_a_saved_embedding_closes_without_a_warning(tmp_path) -> None:
+    _, embedding, _ = make(schedule=embsim.stale(1))
+    train(embedding)
+    embedding.save(tmp_path)
+    embedding.close()

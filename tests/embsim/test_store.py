@@ -139,7 +139,8 @@ class TestVersions:
         assert row_two(store, 7) == 2
         assert row_two(store, 8) == 1.5
 
-    def test_an_update_that_fails_stays_pending(self):
+    def test_an_update_that_fails_half_way_is_never_taken_for_a_version(self):
+        """Nobody can know which rows it changed: every later call says so, until a restore."""
         store = store_of()
         submit(store, 0, [2])
         submit(store, 1, [2])
@@ -155,7 +156,12 @@ class TestVersions:
         with pytest.raises(OSError, match="the device is lost"):
             store.apply(2)
         assert (store.version, [update.step for update in store.pending]) == (1, [1])
-        assert row_two(store, 2) == -2
+        for call in (store.read, lambda: store.apply(2), lambda: store.state):
+            with pytest.raises(RuntimeError, match=r"failed half-way, .* restore a checkpoint"):
+                call()
+        store.replace_with(store_of().read().copied(), [])
+        assert store.version == 0
+        assert row_two(store, 0) == 0
 
 
 # --- learning rates
