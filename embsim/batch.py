@@ -80,7 +80,7 @@ def make_batch(
       BatchError: values, splits, shapes or batch sizes that break the law, with feature and place.
       TypeError: ids that are no integers, weights that are no floats, objects that are no arrays.
     """
-    leaves = [None] * len(configs) if weights is None else weights
+    leaves = [None] * len(features) if weights is None else weights
     if not len(features) == len(leaves) == len(configs):
         raise BatchError(
             f"make_batch: found {len(features)} features and {len(leaves)} weights for "

@@ -1,6 +1,8 @@
 """Between the caller's structures, global or per replica, and the engine's flat global batches."""
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,11 @@ class Border:
         self._shapes = shapes.resolve(engine.features, engine.names, None, batch_size)
         self._parts: dict[int, tuple[Batch, bool]] = {}
         self._before_run: tuple[Any, Any] | None = None
+        self._lock = threading.Lock()
+
+    def settling(self, device: str | None) -> AbstractContextManager[Any]:
+        """One thread at a time while a first batch fixes the shapes, or parts become a batch."""
+        return nullcontext() if device is None and self.is_built else self._lock
 
     def begin_run(self) -> None:
         self._before_run = (self._shapes, self._parts)

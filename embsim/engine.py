@@ -222,7 +222,8 @@ class Engine:
 
         While the context is open, the calls of other threads wait.
         """
-        with self._call("save"):
+        with self._changed:  # Ctrl-C is let through: a save that it ends has changed nothing
+            self._check_open("save")
             law.check_nothing_waits("save", self._progress, self._contents())
             store, progress = self._store, self._progress
             if drain:

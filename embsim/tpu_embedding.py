@@ -139,15 +139,14 @@ class TPUEmbedding:
         border, training = self._border, bool(training)
         ids, gains = border.flat_inputs(features, weights)
         if not in_run(self._strategy, "enqueue"):
-            batch = border.whole_batch(ids, gains, training, device)
-            if batch is not None:
-                self._enqueue(batch, training, blocking=blocking, timeout=timeout)
+            with border.settling(device):
+                batch = border.whole_batch(ids, gains, training, device)
+                if batch is not None:
+                    self._enqueue(batch, training, blocking=blocking, timeout=timeout)
             return
         if device is not None:
-            raise ValueError(
-                f"enqueue: device is {device!r} inside strategy.run, where each replica enqueues "
-                "its own part; leave it out"
-            )
+            found = f"device is {device!r} inside strategy.run"
+            raise ValueError(f"enqueue: {found}, where each replica enqueues its own part")
 
         def enqueue_parts(parts: list[tuple[Batch, bool]]) -> list[None]:
             batch, kind = border.joined_batch(parts)

@@ -262,5 +262,5 @@ class TestConcatenate:
 
 
 def test_features_and_configurations_come_in_equal_numbers():
-    with pytest.raises(ValueError, match="found 2 features and 1 weights for 1 feature"):
+    with pytest.raises(ValueError, match="found 2 features and 2 weights for 1 feature"):
         make_batch([[1], [2]], None, [CLICKS], ["clicks"], [None], 1)

@@ -492,3 +492,23 @@ def test_a_saved_embedding_closes_without_a_warning(tmp_path) -> None:
     train(embedding)
     embedding.save(tmp_path)
     embedding.close()
+
+
+def test_of_two_first_batches_one_fixes_the_batch_size() -> None:
+    for _ in range(20):
+        _, embedding, _ = make()
+        refused = []
+
+        def load(samples: int, embedding=embedding, refused=refused) -> None:
+            try:
+                embedding.enqueue(np.zeros(samples, np.int32))
+            except ValueError as error:
+                refused.append(error)
+
+        loaders = [threading.Thread(target=load, args=(samples,)) for samples in (1, 2)]
+        for loader in loaders:
+            loader.start()
+        for loader in loaders:
+            loader.join()
+        assert len(refused) == 1
+        assert len(embedding._engine._queue.queued) == 1
