@@ -124,9 +124,10 @@ def _raw_features(column: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _date(column: dict[str, np.ndarray]) -> np.ndarray:
     months = (column["year"] - 1970) * 12 + column["month"] - 1
-    return months.astype("datetime64[M]").astype("datetime64[D]") + (column["day"] - 1)
+    days = (column["day"] - 1).astype("timedelta64[D]")
+    return months.astype("datetime64[M]").astype("datetime64[D]") + days
 
 
 def _scheduled(column: dict[str, np.ndarray]) -> np.ndarray:
     midnight = _date(column).astype("datetime64[m]")
-    return midnight + 60 * column["hour"] + column["minute"]
+    return midnight + (60 * column["hour"] + column["minute"]).astype("timedelta64[m]")

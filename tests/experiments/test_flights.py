@@ -25,11 +25,11 @@ def test_labels_and_vocabularies() -> None:
 
 def test_flights_are_in_order_of_scheduled_departure() -> None:
     data = flights.load()
-    assert (np.diff(data.scheduled) >= np.timedelta64(0)).all()
+    assert (np.diff(data.scheduled) >= np.timedelta64(0, "m")).all()
     days = data.scheduled.astype("datetime64[D]")
     origin_day, origin = data.ids["origin_day"], data.ids["origin"]
     for day in (0, 100, 364):
-        of_day = days == np.datetime64("2013-01-01") + day
+        of_day = days == np.datetime64("2013-01-01") + np.timedelta64(day, "D")
         assert len(np.unique(origin_day[of_day])) == len(np.unique(origin[of_day])) == 3
     monday = data.scheduled.astype("datetime64[D]") == np.datetime64("2013-01-07")
     assert set(data.ids["weekday"][monday]) == {0}
