@@ -80,7 +80,7 @@ class Engine:
 
     @property
     def progress(self) -> Progress:
-        """How many training steps were dequeued, submitted and applied."""
+        """How many training steps were dequeued and submitted; `start` as at the last drain."""
         return self._progress
 
     def make_batch(self, features: Sequence[Any], weights: Sequence[Any] | None = None) -> Batch:
@@ -223,7 +223,7 @@ class Engine:
         While the context is open, the calls of other threads wait.
         """
         with self._changed:  # Ctrl-C is let through: a save that it ends has changed nothing
-            self._check_open("save")
+            self._check_open("save", between_runs=True)
             law.check_nothing_waits("save", self._progress, self._contents())
             store, progress = self._store, self._progress
             if drain:
@@ -245,7 +245,7 @@ class Engine:
         def commit() -> None:
             with self._changed, ctrl_c_waits():
                 self._store.replace_with(state, pending)
-                self._progress = progress
+                self._progress, self._saved = progress, progress.submitted
 
         return commit
 
@@ -287,14 +287,14 @@ class Engine:
     @contextmanager
     def _call(self, name: str, *, between_runs: bool = False) -> Generator[None]:
         with self._changed, ctrl_c_waits():
-            self._check_open(name)
-            if between_runs and self._before_run is not None:
-                raise RuntimeError(f"{name}: a strategy.run is in progress; call it between runs")
+            self._check_open(name, between_runs)
             yield
 
-    def _check_open(self, name: str) -> None:
+    def _check_open(self, name: str, between_runs: bool = False) -> None:
         if self._closed:
             raise RuntimeError(f"{name}: this embedding was closed; make a new one")
+        if between_runs and self._before_run is not None:
+            raise RuntimeError(f"{name}: a strategy.run is in progress; call it between runs")
 
     def _contents(self) -> str:
         return self._queue.contents(self._progress)

@@ -445,7 +445,8 @@ def test_calls_between_runs_are_refused_while_another_thread_runs() -> None:
     errors = []
 
     def outside() -> None:
-        for call in (embedding.drain, embedding.abandon, embedding.discard):
+        save = lambda: embedding.save("never written")  # noqa: E731
+        for call in (embedding.drain, embedding.abandon, embedding.discard, save):
             try:
                 call()
             except RuntimeError as error:
@@ -457,7 +458,7 @@ def test_calls_between_runs_are_refused_while_another_thread_runs() -> None:
         thread.join()
 
     strategy.run(body)
-    assert len(errors) == 3
+    assert len(errors) == 4
     assert all("a strategy.run is in progress" in error for error in errors)
 
 
@@ -492,6 +493,9 @@ def test_a_saved_embedding_closes_without_a_warning(tmp_path) -> None:
     train(embedding)
     embedding.save(tmp_path)
     embedding.close()
+    _, resumed, _ = make(schedule=embsim.stale(1))
+    resumed.restore(tmp_path)
+    resumed.close()
 
 
 def test_of_two_first_batches_one_fixes_the_batch_size() -> None:
