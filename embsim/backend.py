@@ -24,13 +24,15 @@ class Backend(Protocol):
     """Where tables live and arithmetic happens.
 
     put_state   takes the arrays over: the caller does not use them again. Refuses (BackendError)
-    what it cannot train. get_state   the tables and slots as host arrays; they may be views, valid
-    until the next update. read_rows   rows of one table and its slots, copied.
+                what it cannot train.
+    get_state   the tables and slots as host arrays; they may be views, valid until the next update.
+    read_rows   rows of one table and its slots, copied.
     put_plan    the plans of one step, by table name. Refuses (CapacityError) what does not fit its
-    buffers. lookup      activations by table name, [samples, dim] float32: G @ Q(W) of every plan.
+                buffers.
+    lookup      activations by table name, [samples, dim] float32: G @ Q(W) of every plan.
     update      the rule on the rows of the plans, given d loss / d activations [samples, dim] and
-    the step's coefficients
-                by table name. Returns the next state; may reuse the one it was given.
+                the step's coefficients by table name. Returns the next state; may reuse the one it
+                was given.
 
     `lookup` must not depend on a later `update`, also where the device works asynchronously: what
     it returns is the state that it was given.

@@ -4,8 +4,7 @@
     splits   0 2 2 3                   row      3   7   3            | empty            |
                                        gain    .5  .5   1            | 1 at 3           |
     unique   3 7                       slot_of  0   1   0
-    starts   0 2 3                     order    0   2   1        contributions of each unique row,
-    in their order
+    starts   0 2 3                     order    0   2   1        contributions of each row, in order
 
 The samples of all features of a table stand one below the other, in config order: contributions to
 a row are then ordered by (feature, sample, position), which is the order in which gradients are
