@@ -3,6 +3,7 @@
 from ._threads import num_threads as num_threads
 from ._threads import set_num_threads as set_num_threads
 from .backend import Backend as Backend
+from .backend import Parity as Parity
 from .batch import Batch as Batch
 from .batch import hash_ids as hash_ids
 from .batch import pad_batch as pad_batch

@@ -7,6 +7,7 @@ schedule.py.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +18,25 @@ from .plan import LookupPlan
 from .state import Rows, State
 
 GROUP = "embsim.backends"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What a backend says of itself, in an optional attribute `parity`; the conformance kit holds
+    it to that. Without the attribute it is Parity().
+
+    Args:
+      bitwise: it does every operation as the law writes it, rounded, in the law's order: equal to
+        the reference to the bit on any numbers.
+      ulps: how far sqrt and division may be from the exact result, in units in the last place;
+        0.5 is IEEE.
+      refuses: {what: why} of what put_state or put_plan refuses with a BackendError: names of
+        embsim.conformance.REFUSABLE.
+    """
+
+    bitwise: bool = False
+    ulps: float = 0.5
+    refuses: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @runtime_checkable

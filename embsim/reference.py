@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from ._codegen import update_kernel
 from ._threads import Task, parallel
+from .backend import Parity
 from .lookup import lookup_tasks
 from .plan import LookupPlan
 from .state import Rows, State
@@ -16,6 +18,8 @@ from .update import update_tasks, work
 @dataclass(frozen=True)
 class ReferenceBackend:
     """The tables as they are, updated in place. A step's tables share one round of threads."""
+
+    parity: ClassVar[Parity] = Parity(bitwise=True)
 
     def put_state(self, state: State) -> State:
         for spec in state.specs.values():

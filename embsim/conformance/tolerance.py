@@ -1,0 +1,238 @@
+"""Bounds that are computed from the operands; none is chosen.
+
+A `Rounded` stands for a float32 that rounded operations produced: the number that exact arithmetic
+gives, in float64, and a bound on the distance between the two. Each operation propagates the bounds
+of its operands and adds its own rounding. An optimizer's own rule runs on them, a user's too.
+
+    sums     n terms in any order, with or without fused multiply-add: gamma(n) * sum |terms|
+    rules    twice what the rule's own roundings add up to
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..config import QuantizationConfig
+from ..optimizers import row_update
+from .difference import Difference
+
+HALF_ULP = 2.0**-24  # of the magnitude
+UNDERFLOW = 2.0**-150  # half of the smallest subnormal
+OURS = 1 + 2.0**-20  # the float64 roundings of values and bounds themselves
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """float64 `value`, `error` >= 0; `ulps` is the accuracy of sqrt and division, 0.5 for IEEE.
+
+    Comparisons are those of the values; a number that could be on either side widens what `where`
+    selects (`RoundedOps.where`).
+    """
+
+    value: np.ndarray
+    error: np.ndarray
+    ulps: float = 0.5
+
+    def __add__(self, other: "Rounded") -> "Rounded":
+        return self._made(other, self.value + other.value, self.error + other.error)
+
+    def __sub__(self, other: "Rounded") -> "Rounded":
+        return self._made(other, self.value - other.value, self.error + other.error)
+
+    def __neg__(self) -> "Rounded":
+        return Rounded(-self.value, self.error, self.ulps)
+
+    def __mul__(self, other: "Rounded") -> "Rounded":
+        first_order = abs(self.value) * other.error + abs(other.value) * self.error
+        error = first_order + self.error * other.error
+        return self._made(other, self.value * other.value, error)
+
+    def __truediv__(self, other: "Rounded") -> "Rounded":
+        value = self.value / other.value
+        smallest = abs(other.value) - other.error
+        error = np.where(smallest > 0, self.error + abs(value) * other.error, np.inf)
+        made = self._made(other, value, error / np.maximum(smallest, UNDERFLOW))
+        return made.less_accurate()
+
+    def __lt__(self, other: "Rounded") -> "Uncertain":
+        return Uncertain(self.value < other.value, self._apart(other))
+
+    def __gt__(self, other: "Rounded") -> "Uncertain":
+        return Uncertain(self.value > other.value, self._apart(other))
+
+    def __le__(self, other: "Rounded") -> "Uncertain":
+        return Uncertain(self.value <= other.value, self._apart(other))
+
+    def __ge__(self, other: "Rounded") -> "Uncertain":
+        return Uncertain(self.value >= other.value, self._apart(other))
+
+    def less_accurate(self) -> "Rounded":
+        """After a root or a quotient: the rounding beyond half an ulp."""
+        more = (2 * self.ulps - 1) * HALF_ULP * (abs(self.value) + self.error)
+        return Rounded(self.value, self.error + more, self.ulps)
+
+    def _made(self, other: "Rounded", value: Any, error: Any) -> "Rounded":
+        return rounded(value, error, max(self.ulps, other.ulps))
+
+    def _apart(self, other: "Rounded") -> Any:
+        error = self.error + other.error
+        return (error == 0) | (abs(self.value - other.value) > error)
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """A comparison, and where it is certain."""
+
+    holds: Any
+    certain: Any
+
+
+class RoundedOps:
+    """The operations that a rule may use, on Rounded rows."""
+
+    @staticmethod
+    def sqrt(x: Rounded) -> Rounded:
+        return _monotone(np.sqrt, x).less_accurate()
+
+    @staticmethod
+    def power(x: Rounded, exponent: Rounded) -> Rounded:
+        """4 ulp (semantics 4.9). x ** (e + d) = x ** e * exp(d * log(x)): d counts too."""
+        result = _monotone(lambda y: y**exponent.value, x)
+        logs = [abs(np.log(x.value + sign * x.error)) for sign in (-1, 1)]
+        drift = np.expm1(exponent.error * np.maximum(*logs))
+        magnitude = abs(result.value) + result.error
+        error = result.error + magnitude * (drift + 8 * HALF_ULP)
+        return Rounded(result.value, error, x.ulps)
+
+    @staticmethod
+    def minimum(x: Rounded, y: Rounded) -> Rounded:
+        return Rounded(np.minimum(x.value, y.value), np.maximum(x.error, y.error), x.ulps)
+
+    @staticmethod
+    def maximum(x: Rounded, y: Rounded) -> Rounded:
+        return Rounded(np.maximum(x.value, y.value), np.maximum(x.error, y.error), x.ulps)
+
+    @staticmethod
+    def where(condition: Uncertain, x: Rounded, y: Rounded) -> Rounded:
+        value = np.where(condition.holds, x.value, y.value)
+        error = np.where(condition.holds, x.error, y.error)
+        wide = abs(x.value - y.value) + x.error + y.error
+        return Rounded(value, np.where(condition.certain, error, wide), x.ulps)
+
+    @staticmethod
+    def mean(x: Rounded) -> Rounded:
+        total = sum_of([Rounded(v, e, x.ulps) for v, e in zip(x.value, x.error, strict=True)])
+        mean = total / exact(float(len(x.value)), x.ulps)
+        return Rounded(mean.value.reshape(1), mean.error.reshape(1), x.ulps)
+
+
+def exact(x: Any, ulps: float = 0.5) -> Rounded:
+    """A number that float32 holds exactly."""
+    assert np.array_equal(np.float32(x), x, equal_nan=True)
+    return Rounded(np.asarray(x, np.float64), np.zeros(np.shape(x)), ulps)
+
+
+def rounded(value: Any, error: Any, ulps: float = 0.5) -> Rounded:
+    """The result of one operation: the error of its operands, and its own rounding."""
+    own = HALF_ULP * (abs(value) + error) + UNDERFLOW
+    return Rounded(np.asarray(value), np.asarray(error + own), ulps)
+
+
+def sum_of(terms: Sequence[Rounded]) -> Rounded:
+    """The sum of at least one term, each a product or not, in any order, fused or not: gamma(n)."""
+    value = np.sum([term.value for term in terms], axis=0)
+    magnitude = np.sum([abs(term.value) + term.error for term in terms], axis=0)
+    n = len(terms) * HALF_ULP
+    own = n / (1 - n) * magnitude + len(terms) * UNDERFLOW
+    error = np.sum([term.error for term in terms], axis=0) + own
+    return Rounded(value, error, max(term.ulps for term in terms))
+
+
+def gains(weights: Sequence[float], combiner: str, ulps: float = 0.5) -> list[Rounded]:
+    """As the definition's; a denominator of 0 gives 0, one that could be 0 has no bound."""
+    w = [exact(np.float32(weight), ulps) for weight in weights]
+    if combiner == "sum" or not w:
+        return w
+    d = sum_of(w if combiner == "mean" else [each * each for each in w])
+    if not d.value and not sum(abs(each.value) for each in w):
+        return [exact(0.0, ulps)] * len(w)
+    if combiner == "sqrtn":
+        d = RoundedOps.sqrt(d)
+    return [each / d for each in w]
+
+
+def quantized(x: Rounded, config: QuantizationConfig | None) -> Rounded:
+    """Q. Near a tie the value may be one bucket off, and the error says so."""
+    if config is None:
+        return x
+    width = exact(np.float32((config.upper - config.lower) / (config.num_buckets - 1)), x.ulps)
+    low, high = (exact(np.float32(limit), x.ulps) for limit in (config.lower, config.upper))
+    x = RoundedOps.minimum(RoundedOps.maximum(x, low), high)
+    place = (x - low) / width + exact(np.float32(0.5))
+    level = np.floor(place.value)
+    off = np.maximum(
+        np.floor(place.value + place.error) - level, level - np.floor(place.value - place.error)
+    )
+    return Rounded(level, off, x.ulps) * width + low
+
+
+def bounded_bag(rows: Sequence[Rounded], factors: Sequence[Rounded], dim: int) -> Rounded:
+    """sum of gain * row; zeros of an empty bag."""
+    if not rows:
+        return exact(np.zeros(dim))
+    return sum_of([factor * row for factor, row in zip(factors, rows, strict=True)])
+
+
+def bounded_update(
+    optimizer: Any,
+    w: Rounded,
+    slots: Sequence[Rounded],
+    gradients: Sequence[Rounded],
+    coefficients: Mapping[str, np.float32],
+) -> tuple[Rounded, tuple[Rounded, ...]]:
+    """One row after the rule, once for each of `gradients` in turn: (w, slots)."""
+    numbers = {name: exact(value, w.ulps) for name, value in coefficients.items()}
+    update = row_update(optimizer, RoundedOps)
+    state: tuple[Rounded, ...] = tuple(slots)
+    for g in gradients:
+        w, state = update(w, g, state, SimpleNamespace(**numbers))
+    return w, state
+
+
+def check_within(
+    what: str, found: Any, bounded: Rounded, factor: float = 1.0, **place: Any
+) -> None:
+    """Raises Difference where `found` is farther from the value than `factor` times the error.
+
+    A number without a bound (a denominator that may be 0) is not compared.
+    """
+    found = np.asarray(found)
+    if found.dtype != np.float32 or found.shape != bounded.value.shape:
+        raise Difference(
+            f"{what} is {found.dtype} {found.shape}; it must be float32 {bounded.value.shape}",
+            **place,
+        )
+    bound = np.asarray(factor * bounded.error * OURS)
+    distance = abs(found.astype(np.float64) - bounded.value)
+    far = np.isfinite(bound) & np.isfinite(bounded.value) & ~(distance <= bound)
+    if not far.any():
+        return
+    first = tuple(int(i) for i in np.argwhere(far)[0])
+    raise Difference(
+        f"{what}: at {list(first)} found {found[first]!s}, the law says "
+        f"{np.float32(bounded.value[first])!s}; they are {distance[first]:.3g} apart, the computed "
+        f"bound is {bound[first]:.3g} ({int(far.sum())} of {far.size} numbers are outside)",
+        found=found[first],
+        wanted=np.float32(bounded.value[first]),
+        **place,
+    )
+
+
+def _monotone(function: Any, x: Rounded) -> Rounded:
+    low, mid, high = (
+        function(np.maximum(y, 0)) for y in (x.value - x.error, x.value, x.value + x.error)
+    )
+    return rounded(mid, np.maximum(abs(low - mid), abs(high - mid)), x.ulps)
