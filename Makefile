@@ -1,17 +1,19 @@
 # make study   what stale embeddings cost, on real data     make study ARGS=--smoke
 # make test    everything that CI runs
+# make oracles embsim beside TensorFlow, PyTorch, FBGEMM and optax
 #
-# Both do their own set-up in $(VENV). All that must be there is Python 3.11 to 3.13 and make.
+# All do their own set-up in $(VENV). All that must be there is Python 3.11 to 3.13 and make.
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 ARGS ?=
+ORACLES := tests/oracles
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: study test lint types pytest format nightly clean
+.PHONY: study test lint types pytest format nightly oracles clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/installed-experiments
@@ -46,14 +48,29 @@ nightly: $(VENV)/installed-test
 	  fi; \
 	done
 
+# embsim beside TensorFlow, PyTorch, FBGEMM and optax, live, each in an environment of its own: docs/oracles.md.
+oracles:
+	@failed=0; for library in tensorflow torch fbgemm optax; do \
+	  venv=.venv-oracles-$$library; pins=$(ORACLES)/requirements-$$library.txt; \
+	  if [ ! $$venv/installed -nt $$pins ]; then \
+	    echo "installing $$pins in $$venv"; \
+	    { [ -x $$venv/bin/python ] || $(PYTHON) -m venv $$venv; } && \
+	    $$venv/bin/python -m pip --disable-pip-version-check --quiet --quiet install \
+	      --requirement $$pins --editable . && touch $$venv/installed || exit 1; \
+	  fi; \
+	  $$venv/bin/python -m tests.oracles.live $$library $(ARGS) || failed=1; \
+	done; exit $$failed
+
 clean:
 	rm -rf .venv .venv-* .hypothesis .pytest_cache .ruff_cache build dist *.egg-info
 	find embsim experiments tests -name __pycache__ -prune -exec rm -rf {} +
 
-# installed-EXTRA: the packages of that extra and embsim itself, as this checkout has it.
+# installed-EXTRA: the packages of that extra and embsim itself, as this checkout has it; for the tests the example
+# plugin too, as a user would install it.
+$(VENV)/installed-test: tests/example_plugin/pyproject.toml
 $(VENV)/installed-%: pyproject.toml | $(VENV)/created
 	@echo "installing embsim[$*] in $(VENV)"
-	@$(PIP) install --editable '.[$*]'
+	@$(PIP) install --editable '.[$*]' $(if $(filter test,$*),--editable ./tests/example_plugin)
 	@touch $@
 
 $(VENV)/created:
