@@ -21,13 +21,8 @@ from .check import LEVELS as LEVELS
 from .check import BoundCheck as BoundCheck
 from .check import Check as Check
 from .check import Draw as Draw
-from .check import Report as Report
 from .check import Result as Result
-from .check import all_checks as all_checks
 from .check import check as check
-from .check import checks_for_backend as checks_for_backend
-from .check import checks_for_engine as checks_for_engine
-from .check import run_checks as run_checks
 from .difference import Difference as Difference
 from .embsim_engine import EmbsimEngine as EmbsimEngine
 from .lockstep import Lockstep as Lockstep
@@ -47,6 +42,11 @@ from .program import Setup as Setup
 from .program import Train as Train
 from .program import Values as Values
 from .program import source as source
+from .report import Report as Report
+from .report import all_checks as all_checks
+from .report import checks_for_backend as checks_for_backend
+from .report import checks_for_engine as checks_for_engine
+from .report import run_checks as run_checks
 from .rules import Counting as Counting
 from .rules import EveryOperation as EveryOperation
 from .subject import Subject as Subject

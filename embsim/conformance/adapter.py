@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,14 +13,33 @@ from .program import Batch, Setup
 
 OPTIMIZERS = ("SGD", "Adagrad", "RowwiseAdagrad", "AdagradMomentum", "Adam", "FTRL")
 
-# What a subject may refuse, in the words of the configuration that asks for it. The first line are
-# matters of a backend, the second only of whole engines.
+# What a backend may refuse, in the words of the configuration that asks for it.
+REFUSABLE_BY_BACKENDS = (
+    *OPTIMIZERS[1:],
+    "a user's optimizer",
+    "power",
+    "quantization_config",
+    "clipvalue",
+    "clip_weight",
+    "weight_decay_factor",
+    "use_gradient_accumulation=False",
+    "lazy_adam=False",
+)
+
+# What a subject may refuse: a whole engine more than a backend, of which embsim's engine asks less.
 REFUSABLE = (
-    *OPTIMIZERS[1:], "a user's optimizer", "power", "quantization_config", "clipvalue",
-    "clip_weight", "weight_decay_factor", "use_gradient_accumulation=False", "lazy_adam=False",
-    "combiner='mean'", "combiner='sqrtn'", "weights", "max_sequence_length", "shared tables",
-    "several tables", "a learning-rate callable", "gradients of None", "inference", "checkpoints",
-)  # fmt: skip
+    *REFUSABLE_BY_BACKENDS,
+    "combiner='mean'",
+    "combiner='sqrtn'",
+    "weights",
+    "max_sequence_length",
+    "shared tables",
+    "several tables",
+    "a learning-rate callable",
+    "gradients of None",
+    "inference",
+    "checkpoints",
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +61,9 @@ class Capabilities:
       drain_points: 'any': drain() between any two steps; 'end': only once, after the last step.
       looks: tables(), slots() and inference at any time see every submitted update and change
         nothing. If not, they are asked for after drain() alone.
-      errors: calls that could never be served raise a RuntimeError and change nothing. If not, the
-        kit never makes such calls.
+      errors: calls that could never be served raise a RuntimeError, ids outside their table a
+        ValueError, gradients of a wrong shape a ValueError or TypeError, and all of them change
+        nothing. If not, the kit never makes such calls.
       replicas: numbers of replicas that it can be started with.
     """
 
@@ -76,6 +96,7 @@ class Capabilities:
 ALL = Capabilities(bitwise=True, replicas=(1, 2, 4))  # nothing is refused
 
 
+@runtime_checkable
 class EngineAdapter(Protocol):
     """One engine in training, started on a Setup; the kit makes one for each program.
 
@@ -108,6 +129,7 @@ class EngineAdapter(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class AdapterFactory(Protocol):
     """What `checks_for_engine` takes: usually the adapter's class, with its capabilities."""
 

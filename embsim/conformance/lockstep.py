@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..definition import Definition
-from ..errors import BackendError, BatchError, CapacityError, DeadlockError
+from ..errors import BatchError, CapacityError
 from .adapter import EngineAdapter
 from .difference import Difference, compare, compare_state, same_bits
 from .program import (
@@ -18,7 +18,7 @@ from .program import (
     Dequeue,
     Drain,
     Enqueue,
-    Gradients,
+    Evaluate,
     Look,
     Program,
     Restore,
@@ -26,9 +26,10 @@ from .program import (
     Setup,
     source,
 )
+from .shifted import run_shifted
 from .subject import Subject
 
-REFUSALS = (DeadlockError, BackendError, BatchError, CapacityError)
+REFUSALS = (RuntimeError, BatchError, CapacityError)  # DeadlockError and BackendError are the first
 
 
 def definition_of(setup: Setup) -> Definition:
@@ -54,18 +55,19 @@ def replay(subject: Subject, program: Program, *, watch: bool = True) -> None:
       Difference: with the program up to the call after which they part.
     """
     pair = Lockstep(subject, program.setup, watch=watch)
-    index = 0
     try:
         if subject.capabilities.output_shift:
-            pair.run_shifted(program)
+            run_shifted(pair, program)
         else:
-            for number, call in program.single_calls:
-                index = number
-                pair.do(call)
+            left_out = -1
+            for pair.at, call in program.single_calls:
+                made = pair.at != left_out and pair.do(call)
+                if not made and isinstance(program.calls[pair.at], Evaluate):
+                    left_out = pair.at  # with its dequeue
             pair.end()
     except Difference as difference:
-        difference.call = index
-        difference.args = (explained(difference.what, subject, program, index),)
+        difference.call = pair.at
+        difference.args = (explained(difference.what, subject, program, pair.at),)
         raise
     finally:
         pair.engine.close()
@@ -82,6 +84,7 @@ class _Saved:
     start: int
     steps: int
     versions: list[Any]
+    drained: bool
 
 
 class Lockstep:
@@ -94,42 +97,55 @@ class Lockstep:
         self.law = definition_of(setup)
         self.engine: EngineAdapter = subject.start(setup)
         self.queue: deque[tuple[Batch, bool]] = deque()
+        self.dequeued: deque[Batch] = deque(maxlen=4)  # the newest last
+        self.at = 0  # index of the program's call that is made
         self.saved: _Saved | None = None
-        self.drained = True  # nothing was submitted since the last drain
+        self.drained = True  # no training step was begun since the last drain
 
     @property
     def submitted(self) -> int:
         return len(self.law.versions) - 1
 
-    def do(self, call: Call) -> None:
-        """One call on both sides, or its refusal by the subject, or nothing."""
-        if not self._offered(call):
-            return
-        if self._legal(call):
-            self._make(call)
-        elif self.capabilities.errors:
-            self._refused(call)
+    def do(self, call: Call) -> bool:
+        """One call on both sides, or its refusal by the subject; False: it is left out."""
+        legal = self._legal(call)
+        if not self._offered(call) or not (legal or self.capabilities.errors):
+            return False
+        if legal:
+            self.make(call)
         else:
-            return
-        if self.watch and self._may_look():
+            self._refused(call)
+        if self.watch and self.may_look:
             self.compare_state(type(call).__name__)
+        return True
 
     def end(self) -> None:
-        """Gradients of zero for steps that wait; then a drain, if need be; then all is compared."""
-        while self.law.waiting:
-            self._make(Apply([None] * len(self.setup.features)))
-        if not self.capabilities.looks and not self.drained:
-            self._make(Drain())
+        """Gradients of zero for steps that wait, then all is compared; before that a drain, where
+        tables cannot be looked at without one, or where it is the only one that is offered.
+        """
+        self._give_zeros()
+        only_now = self.capabilities.drain_points == "end"
+        while only_now and self.queue:  # it is for after the last step
+            self.make(Dequeue())
+            self._give_zeros()
+        if not self.drained and (only_now or not self.capabilities.looks):
+            self.make(Drain())
         self.compare_state("the end of the program")
+
+    def _give_zeros(self) -> None:
+        shapes = [self.setup.activation_shape(i) for i in range(len(self.setup.features))]
+        while self.law.waiting:
+            self.make(Apply([np.zeros(shape, np.float32) for shape in shapes]))
 
     # --- what is legal
 
     def _offered(self, call: Call) -> bool:
         can = self.capabilities
         if isinstance(call, Enqueue):
-            return (call.training or (can.looks and can.offers("inference"))) and (
-                can.ahead >= self.setup.queue_capacity or len(self.queue) < can.ahead
-            )
+            alone = self.drained and not self.queue and not self.law.waiting
+            looked = can.offers("inference") and (can.looks or alone)
+            room = can.ahead >= self.setup.queue_capacity or len(self.queue) < can.ahead
+            return (call.training or looked) and room
         if isinstance(call, Dequeue) and self.queue and self.queue[0][1]:
             return len(self.law.waiting) < can.in_flight
         if isinstance(call, Drain):
@@ -155,12 +171,14 @@ class Lockstep:
             return self.saved is not None and not self.queue and not self.law.waiting
         return not self.law.waiting
 
-    def _may_look(self) -> bool:
+    @property
+    def may_look(self) -> bool:
         return not self.law.waiting and (self.capabilities.looks or self.drained)
 
     # --- calls
 
-    def _make(self, call: Call) -> None:
+    def make(self, call: Call) -> None:
+        """A legal call on both sides."""
         try:
             self._on_both(call)
         except REFUSALS as error:
@@ -172,6 +190,7 @@ class Lockstep:
         if isinstance(call, Enqueue):
             engine.enqueue(call.batch, call.training)
             self.queue.append((call.batch, call.training))
+            self.drained = self.drained and not call.training
         elif isinstance(call, Dequeue):
             self.compare_activations(engine.dequeue())
         elif isinstance(call, Apply):
@@ -186,92 +205,77 @@ class Lockstep:
             self.compare_state("Look")
         elif isinstance(call, Save):
             token = engine.save()  # type: ignore[attr-defined]  # it offers checkpoints
-            self.saved = _Saved(token, law.start, law.steps, list(law.versions))
+            self.saved = _Saved(token, law.start, law.steps, list(law.versions), self.drained)
         elif isinstance(call, Restore):
             assert self.saved is not None
             engine.restore(self.saved.token)  # type: ignore[attr-defined]
             law.start, law.steps = self.saved.start, self.saved.steps
-            law.versions = list(self.saved.versions)
+            law.versions, self.drained = list(self.saved.versions), self.saved.drained
 
     def _refused(self, call: Call) -> None:
         """It could never be served: a RuntimeError, and nothing changes."""
         engine = self.engine
         if isinstance(call, Restore) and self.saved is None:
             return
-        attempts: dict[type, Any] = {
-            Enqueue: lambda: engine.enqueue(call.batch, call.training),  # type: ignore[union-attr]
-            Dequeue: engine.dequeue,
-            Apply: lambda: engine.apply_gradients(call.gradients),  # type: ignore[union-attr]
-            Drain: engine.drain,
-            Look: lambda: (engine.tables(), engine.slots()),
-            Save: lambda: engine.save(),  # type: ignore[attr-defined]
-            Restore: lambda: engine.restore(self.saved.token),  # type: ignore
+        attempts: dict[type, list[Any]] = {
+            Enqueue: [lambda: engine.enqueue(call.batch, call.training)],  # type: ignore[union-attr]
+            Dequeue: [engine.dequeue],
+            Apply: [lambda: engine.apply_gradients(call.gradients)],  # type: ignore[union-attr]
+            Drain: [engine.drain],
+            Look: [engine.tables, engine.slots],
+            Save: [lambda: engine.save()],  # type: ignore[attr-defined]
+            Restore: [lambda: engine.restore(self.saved.token)],  # type: ignore
         }
-        try:
-            attempts[type(call)]()
-        except RuntimeError:
-            return
-        raise Difference(
-            f"{type(call).__name__} could never be served here ({self._contents()}); it must raise "
-            "a RuntimeError, but returned"
-        )
+        for attempt in attempts[type(call)]:
+            made = "returned"
+            try:
+                attempt()
+            except RuntimeError:
+                continue
+            except Exception as error:
+                made = f"raised {type(error).__name__}: {error}"
+            raise Difference(
+                f"{type(call).__name__} could never be served here ({self._contents()}); it must "
+                f"raise a RuntimeError, but {made}"
+            )
 
     def _contents(self) -> str:
         kinds = ["training" if training else "inference" for _, training in self.queue]
         return f"queue: {kinds}, steps that wait for gradients: {len(self.law.waiting)}"
 
-    def run_shifted(self, program: Program) -> None:
-        """Train calls in loops whose outputs come `output_shift` dequeues late, drained between."""
-        loop: list[tuple[Batch, Gradients]] = []
-        batch: Batch | None = None
-        for _, call in [*program.single_calls, (len(program.calls), Drain())]:
-            if isinstance(call, Enqueue) and call.training:
-                batch = call.batch
-            elif isinstance(call, Apply) and batch is not None:
-                loop.append((batch, call.gradients))
-                batch = None
-            elif isinstance(call, Drain):
-                self._shifted_loop(loop)
-                loop = []
-                self._make(call)
-                self.compare_state("Drain")
-
-    def _shifted_loop(self, loop: Sequence[tuple[Batch, Gradients]]) -> None:
-        shift = self.capabilities.output_shift
-        for number in range(len(loop) + shift if loop else 0):
-            if number < len(loop):
-                self._make(Enqueue(loop[number][0]))
-            if number < shift:
-                early = self.engine.dequeue()
-                if early is not None:
-                    raise Difference(f"dequeue {number} of a loop must return None: {early!r}")
-                continue
-            self._make(Dequeue())
-            self._make(Apply(loop[number - shift][1]))
-
     # --- comparisons
 
     def compare_activations(self, found: Sequence[Any] | None) -> None:
+        """What a Dequeue returned with what the law says; the law's step is made by this."""
         batch, training = self.queue.popleft()
         step = self.law.steps if training else None
         version = self.law.version_read(self.law.steps) if training else self.submitted
         wanted = self.law.dequeue(batch, training)
+        kind = f"training step {step}" if training else "an inference step"
         if found is None or len(found) != len(wanted):
-            raise Difference(f"dequeue returned {found!r}; it must return {len(wanted)} arrays")
+            what = f"dequeue of {kind} returned {found!r}; it must return {len(wanted)} arrays"
+            raise Difference(what, step=step)
         got = [np.asarray(each) for each in found]
-        if all(same_bits(a, b) for a, b in zip(got, wanted, strict=True)):
-            return
-        others = [v for v in range(len(self.law.versions)) if self._is_version(v, batch, got)]
-        hint = (
-            f"; these are the activations of version {others[-1]}, the law reads version {version}"
-            if others
-            else f"; it reads version {version}"
-        )
         for number, (a, b) in enumerate(zip(got, wanted, strict=True)):
-            table = str(self.setup.features[number].table.name)
-            kind = f"training step {step}" if training else "an inference step"
-            what = f"activations of {kind}, feature {number} (table {table!r})"
-            compare(what, a, b, hint, table=table, step=step)
+            if not same_bits(a, b):
+                hint = self._hint(kind, version, batch, got)
+                table = str(self.setup.features[number].table.name)
+                what = f"activations of {kind}, feature {number} (table {table!r})"
+                compare(what, a, b, hint, table=table, step=step)
+        self.dequeued.append(batch)
+
+    def _hint(self, kind: str, version: int, batch: Batch, found: Sequence[np.ndarray]) -> str:
+        """Which version was read, or else which other batch's activations these are."""
+        others = [v for v in range(len(self.law.versions)) if self._is_version(v, batch, found)]
+        if others:
+            return f"; {kind} read version {others[-1]}, the law says {version}"
+        near = [(-1 - k, each) for k, each in enumerate(reversed(self.dequeued))]
+        near += [(1 + k, each) for k, (each, _) in enumerate(self.queue)]
+        for place, other in near:
+            if any(self._is_version(v, other, found) for v in range(len(self.law.versions))):
+                side = "before" if place < 0 else "after"
+                return f"; these are activations of the batch {abs(place)} {side} it"
+        return f"; {kind} reads version {version}"
 
     def _is_version(self, version: int, batch: Batch, found: Sequence[np.ndarray]) -> bool:
         law = replace(self.law, versions=[self.law.versions[version]], waiting=[])
@@ -280,5 +284,9 @@ class Lockstep:
 
     def compare_state(self, after: str) -> None:
         """All tables and slots with those of the newest version."""
-        tables, slots = self.engine.tables(), self.engine.slots()
+        try:
+            tables, slots = self.engine.tables(), self.engine.slots()
+        except REFUSALS as error:
+            what = f"after {after} tables and slots may be read, but this was refused: {error}"
+            raise Difference(what) from error
         compare_state(self.setup, self.law.versions[-1], tables, slots, after, self.submitted)

@@ -17,14 +17,18 @@ program = Program(setup, (
 ))
 """
 
+import builtins
+import keyword
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..config import FeatureConfig, TableConfig
+from ..initializers import initial_table
 from ..schedule import Schedule
+from .literal import literal
 
 Bag = Sequence[Any]  # of ids, or of (id, weight)
 Batch = Sequence[Sequence[Bag]]  # for each feature, for each sample, a bag
@@ -42,7 +46,7 @@ class Values:
         return self.rows.copy()
 
     def __repr__(self) -> str:
-        return f"Values({_literal(self.rows)})"
+        return f"Values({literal(self.rows)})"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Rates:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What is trained, and how. Every table has a name, an optimizer and an initializer of its own.
+    """What is trained, and how. Every table has a name and an optimizer of its own, and an
+    initializer that gives the same numbers whenever it is called.
 
     Args:
       features: one FeatureConfig per feature; they may share tables.
@@ -65,6 +70,10 @@ class Setup:
       samples: bags of each feature in a global batch.
       replicas: parts in which a global batch arrives; they divide `samples`.
       queue_capacity: batches that may wait undequeued.
+
+    Raises:
+      ValueError: a table without name or optimizer, two of one name, or samples that the replicas
+        do not divide.
     """
 
     features: tuple[FeatureConfig, ...]
@@ -72,6 +81,19 @@ class Setup:
     samples: int = 1
     replicas: int = 1
     queue_capacity: int = 8
+
+    def __post_init__(self) -> None:
+        configs = list(dict.fromkeys(feature.table for feature in self.features))
+        if None in [config.name for config in configs] or len(self.tables) < len(configs):
+            names = [config.name for config in configs]
+            raise ValueError(f"Setup: tables are named {names}; each must have a name of its own")
+        for config in configs:
+            if config.optimizer is None:
+                raise ValueError(f"Setup: table {config.name!r} has no optimizer; give it one")
+        if self.samples % self.replicas:
+            raise ValueError(
+                f"Setup: {self.replicas} replicas do not divide {self.samples} samples"
+            )
 
     @property
     def tables(self) -> dict[str, TableConfig]:
@@ -82,9 +104,8 @@ class Setup:
     def initial(self, table: str) -> np.ndarray:
         """float32 [vocabulary_size, dim]: the table before the first step."""
         config = self.tables[table]
-        assert config.initializer is not None
-        shape = (config.vocabulary_size, config.dim)
-        return np.asarray(config.initializer(shape, np.float32), np.float32)
+        size = config.vocabulary_size, config.dim
+        return initial_table(config.initializer, *size, seed=0, table_name=table)
 
     def activation_shape(self, feature: int) -> tuple[int, ...]:
         """Of a global batch: [samples, dim], or [samples, max_sequence_length, dim]."""
@@ -177,14 +198,32 @@ def source(program: Program, upto: int | None = None) -> str:
     """Python that makes `program`, or the program of its calls 0 .. upto."""
     calls = program.calls if upto is None else program.calls[: upto + 1]
     setup = program.setup
-    tables = [f"{name} = {_table(config)}" for name, config in setup.tables.items()]
-    body = [f"    {_literal(call)}," for call in calls]
-    lines = [f"setup = {_setup(setup)}", "program = Program(setup, (", *body, "))"]
+    variables = _variables(setup)
+    tables = [f"{name} = {_table(setup, config)}" for config, name in variables.items()]
+    body = [f"    {literal(call)}," for call in calls]
+    lines = [f"setup = {_setup(setup, variables)}", "program = Program(setup, (", *body, "))"]
     text = "\n".join([*tables, *lines])
-    return "\n".join([*_imports(text), text])
+    return "\n".join([*_imports(setup, text), text])
 
 
-def _imports(text: str) -> Iterator[str]:
+def _variables(setup: Setup) -> dict[TableConfig, str]:
+    """What each table is called: its own name, if that is one in Python and free."""
+    import embsim
+    import embsim.conformance as kit
+
+    taken = {"np", "setup", "program", *vars(builtins), *vars(embsim), *vars(kit)}
+    found: dict[TableConfig, str] = {}
+    for number, (name, config) in enumerate(setup.tables.items()):
+        usable = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+        made = name if usable and name not in taken else f"table_{number}"
+        while made in taken:
+            made += "_"
+        taken.add(made)
+        found[config] = made
+    return found
+
+
+def _imports(setup: Setup, text: str) -> Iterator[str]:
     import embsim
     import embsim.conformance as kit
 
@@ -201,19 +240,31 @@ def _imports(text: str) -> Iterator[str]:
     ):
         if names:
             yield f"from {module} import {', '.join(names)}"
+    yield from dict.fromkeys(_imports_of_a_user(setup))
 
 
-def _table(config: TableConfig) -> str:
-    shown: list[Any] = [config.vocabulary_size, config.dim, config.initializer, config.optimizer]
-    text = ", ".join(_literal(each) for each in [*shown, config.combiner, config.name])
+def _imports_of_a_user(setup: Setup) -> Iterator[str]:
+    for config in setup.tables.values():
+        for made in (config.optimizer, config.optimizer.learning_rate):
+            kind = made if hasattr(made, "__qualname__") else type(made)
+            if kind.__module__.split(".")[0] not in ("embsim", "builtins", "numpy"):
+                yield f"from {kind.__module__} import {kind.__qualname__.split('.')[0]}"
+
+
+def _table(setup: Setup, config: TableConfig) -> str:
+    values = config.initializer
+    if not isinstance(values, Values):
+        values = Values(setup.initial(str(config.name)))
+    shown: list[Any] = [config.vocabulary_size, config.dim, values, config.optimizer]
+    text = ", ".join(literal(each) for each in [*shown, config.combiner, config.name])
     quantization = config.quantization_config
-    more = f", quantization_config={_literal(quantization)}" if quantization else ""
+    more = f", quantization_config={literal(quantization)}" if quantization else ""
     return f"TableConfig({text}{more})"
 
 
-def _setup(setup: Setup) -> str:
+def _setup(setup: Setup, variables: dict[TableConfig, str]) -> str:
     features = "".join(
-        f"FeatureConfig({feature.table.name}"
+        f"FeatureConfig({variables[feature.table]}"
         + (f", {feature.max_sequence_length}" if feature.max_sequence_length else "")
         + "), "
         for feature in setup.features
@@ -222,38 +273,4 @@ def _setup(setup: Setup) -> str:
     rest = [f"samples={setup.samples}"]
     rest += [f"replicas={setup.replicas}"] if setup.replicas != 1 else []
     rest += [f"queue_capacity={setup.queue_capacity}"] if setup.queue_capacity != 8 else []
-    return f"Setup(({features}), {_literal(setup.schedule)}, {', '.join(rest)})"
-
-
-# What is usually given by position.
-_POSITIONAL = {"learning_rate", "batch", "gradients", "values", "num_buckets", "lower", "upper"}
-
-
-def _literal(value: Any) -> str:
-    """Python that makes `value`: floats in the fewest digits that are the same float32."""
-    if isinstance(value, np.ndarray):
-        if value.size > 1 and np.all(value == value.flat[0]):
-            shape = value.shape[0] if value.ndim == 1 else value.shape
-            number = _literal(value.flat[0])
-            return f"np.zeros({shape})" if number == "0.0" else f"np.full({shape}, {number})"
-        return _literal(value.tolist()) if value.dtype.kind != "f" else _literal(list(value))
-    if isinstance(value, np.floating):
-        return str(value) if np.isfinite(value) else f"float('{value}')"
-    if isinstance(value, list | tuple):
-        inner = ", ".join(_literal(item) for item in value)
-        if isinstance(value, list):
-            return f"[{inner}]"
-        return f"({inner},)" if len(value) == 1 else f"({inner})"
-    if is_dataclass(value):
-        return f"{type(value).__name__}({', '.join(_arguments(value))})"
-    return repr(value)
-
-
-def _arguments(value: Any) -> Iterator[str]:
-    """Of a dataclass, those that are not the default."""
-    for each in fields(value):
-        found, default = getattr(value, each.name), each.default
-        if each.default_factory is not MISSING:
-            default = each.default_factory()
-        if each.init and (default is MISSING or (found is not default and found != default)):
-            yield ("" if each.name in _POSITIONAL else f"{each.name}=") + _literal(found)
+    return f"Setup(({features}), {literal(setup.schedule)}, {', '.join(rest)})"

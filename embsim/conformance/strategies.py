@@ -19,7 +19,7 @@ halves the unit with each update; with decay programs have at most 6.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,8 @@ WILD = (*NUMBERS, float("nan"), float("inf"), -3e38)
 MODEST = (0.0, 1.0, -1.0, 0.5, 2.0, 0.1, -0.3, 3.0, 1 / 3, 1e-3, -7.0, 11.0)
 
 
-def tables_of(shape: tuple[int, int], numbers: Sequence[float]) -> st.SearchStrategy[np.ndarray]:
-    """float32 [rows, dim] of these numbers."""
+def tables_of(shape: tuple[int, ...], numbers: Sequence[float]) -> st.SearchStrategy[np.ndarray]:
+    """float32 arrays of this shape, of these numbers."""
     elements = st.sampled_from([np.float32(x) for x in numbers])
     return hnp.arrays(np.float32, shape, elements=elements, fill=elements)
 
@@ -89,8 +89,11 @@ def schedules(can: Capabilities = ALL) -> st.SearchStrategy[Schedule]:
 
 
 def buckets(can: Capabilities = ALL) -> list[Bucket]:
-    """Those whose shapes the subject does not refuse."""
-    return [bucket for bucket in BUCKETS if can.offers(*_asked(bucket))]
+    """Those whose shapes the subject does not refuse, and whose samples its replicas divide."""
+    offered = [bucket for bucket in BUCKETS if can.offers(*_asked(bucket))]
+    fit = [each for each in offered if any(each.samples % n == 0 for n in can.replicas)]
+    least = min(can.replicas)
+    return fit or [replace(each, samples=least * each.samples) for each in offered]
 
 
 def _asked(bucket: Bucket) -> list[str]:
@@ -133,12 +136,13 @@ def setups(
             )
         )
     counts = [n for n in can.replicas if bucket.samples % n == 0]
+    capacities = [n for n in (8, 1, 2) if n > can.output_shift]
     return Setup(
         tuple(FeatureConfig(tables[table], length) for table, length in bucket.features),
         draw(schedules(can) if schedule is None else schedule),
         samples=bucket.samples,
         replicas=draw(st.sampled_from(counts)),
-        queue_capacity=draw(st.sampled_from((8, 1, 2))) if can.errors else 8,
+        queue_capacity=draw(st.sampled_from(capacities)) if can.errors else 8,
     )
 
 
@@ -167,6 +171,9 @@ _PATTERNS = {
 _LENGTHS = {"sum": (0, 1, 2, 3, 4), "mean": (0, 1, 2, 4), "sqrtn": (0, 1, 4)}
 
 
+_SOMETIMES = st.sampled_from((False, False, False, False, True))
+
+
 def bags(feature: FeatureConfig, regime: str, weighted: bool) -> st.SearchStrategy[Any]:
     """One bag of `feature`: a list of ids, or of (id, weight)."""
     ids = st.integers(0, feature.table.vocabulary_size - 1)
@@ -184,8 +191,12 @@ def bags(feature: FeatureConfig, regime: str, weighted: bool) -> st.SearchStrate
     numbers = (1.0, 0.0, -1.0, 2.0) if regime == "exact" else MODEST
     if regime == "wild":
         numbers = WILD
+    if not weighted:
+        return st.lists(ids, max_size=BAG)
     weights = st.sampled_from([float(np.float32(x)) for x in numbers])
-    return st.lists(st.tuples(ids, weights) if weighted else ids, max_size=BAG)
+    zero = st.lists(st.tuples(ids, st.just(0.0)), min_size=1, max_size=BAG)
+    any_weights = st.lists(st.tuples(ids, weights), max_size=BAG)
+    return _SOMETIMES.flatmap(lambda seldom: zero if seldom else any_weights)
 
 
 @st.composite
@@ -196,7 +207,8 @@ def batches(draw: Any, setup: Setup, can: Capabilities = ALL, regime: str = "exa
         may = can.offers("weights") and not feature.max_sequence_length
         weighted = may and draw(st.booleans())
         size = setup.samples
-        batch.append(draw(st.lists(bags(feature, regime, weighted), min_size=size, max_size=size)))
+        bag = st.just([]) if draw(_SOMETIMES) else bags(feature, regime, weighted)
+        batch.append(draw(st.lists(bag, min_size=size, max_size=size)))
     return batch
 
 
@@ -206,7 +218,7 @@ def gradients(draw: Any, setup: Setup, can: Capabilities = ALL, regime: str = "e
     numbers = {"exact": INTEGERS, "real": MODEST, "wild": WILD}[regime]
     found: list[Any] = []
     for number in range(len(setup.features)):
-        values = tables_of(setup.activation_shape(number), numbers)  # type: ignore[arg-type]
+        values = tables_of(setup.activation_shape(number), numbers)
         none = st.none() if can.offers("gradients of None") else st.nothing()
         found.append(draw(st.one_of(values, none)))
     return found

@@ -5,11 +5,14 @@ gives, in float64, and a bound on the distance between the two. Each operation p
 of its operands and adds its own rounding. An optimizer's own rule runs on them, a user's too.
 
     sums     n terms in any order, with or without fused multiply-add: gamma(n) * sum |terms|
-    rules    twice what the rule's own roundings add up to
+    rules    twice each rounding of the rule's own
+
+What rounds nothing on any machine adds nothing: x + 0, x * 1 and every exact zero. Numbers that may
+be too large for float32 have no bound: their error is infinite.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,34 +24,40 @@ from .difference import Difference
 
 HALF_ULP = 2.0**-24  # of the magnitude
 UNDERFLOW = 2.0**-150  # half of the smallest subnormal
+LARGEST = float(np.finfo(np.float32).max)
 OURS = 1 + 2.0**-20  # the float64 roundings of values and bounds themselves
+RULES = 2.0  # a rule's own roundings count so many times (semantics 8.5)
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """float64 `value`, `error` >= 0; `ulps` is the accuracy of sqrt and division, 0.5 for IEEE.
+    """float64 `value`, `error` >= 0, arrays or numbers. `ulps` is the accuracy of sqrt and `/`,
+    0.5 for IEEE; `steps` how many times each rounding counts.
 
     Comparisons are those of the values; a number that could be on either side widens what `where`
     selects (`RoundedOps.where`).
     """
 
-    value: np.ndarray
-    error: np.ndarray
+    value: Any
+    error: Any
     ulps: float = 0.5
+    steps: float = 1.0
 
     def __add__(self, other: "Rounded") -> "Rounded":
-        return self._made(other, self.value + other.value, self.error + other.error)
+        made = self._made(other, self.value + other.value, self.error + other.error)
+        return self._unless(made, self._is(0.0) | other._is(0.0), self.error + other.error)
 
     def __sub__(self, other: "Rounded") -> "Rounded":
-        return self._made(other, self.value - other.value, self.error + other.error)
+        return self + -other
 
     def __neg__(self) -> "Rounded":
-        return Rounded(-self.value, self.error, self.ulps)
+        return Rounded(-self.value, self.error, self.ulps, self.steps)
 
     def __mul__(self, other: "Rounded") -> "Rounded":
         first_order = abs(self.value) * other.error + abs(other.value) * self.error
         error = first_order + self.error * other.error
-        return self._made(other, self.value * other.value, error)
+        made = self._made(other, self.value * other.value, error)
+        return self._unless(made, self._is(1.0) | other._is(1.0), error)
 
     def __truediv__(self, other: "Rounded") -> "Rounded":
         value = self.value / other.value
@@ -71,11 +80,20 @@ class Rounded:
 
     def less_accurate(self) -> "Rounded":
         """After a root or a quotient: the rounding beyond half an ulp."""
-        more = (2 * self.ulps - 1) * HALF_ULP * (abs(self.value) + self.error)
-        return Rounded(self.value, self.error + more, self.ulps)
+        more = self.steps * (2 * self.ulps - 1) * HALF_ULP * (abs(self.value) + self.error)
+        return replace(self, error=self.error + more)
 
     def _made(self, other: "Rounded", value: Any, error: Any) -> "Rounded":
-        return rounded(value, error, max(self.ulps, other.ulps))
+        return rounded(value, error, max(self.ulps, other.ulps), max(self.steps, other.steps))
+
+    def _is(self, number: float) -> Any:
+        """Where this is certainly `number`, or minus it."""
+        return (self.error == 0) & (abs(self.value) == number)
+
+    def _unless(self, made: "Rounded", nothing_rounds: Any, error: Any) -> "Rounded":
+        if not np.any(nothing_rounds):
+            return made
+        return replace(made, error=np.where(nothing_rounds, error, made.error))
 
     def _apart(self, other: "Rounded") -> Any:
         error = self.error + other.error
@@ -95,38 +113,51 @@ class RoundedOps:
 
     @staticmethod
     def sqrt(x: Rounded) -> Rounded:
-        return _monotone(np.sqrt, x).less_accurate()
+        """Of a number that is meant to be 0 or more; below it there is none to compare with."""
+        root = _monotone(np.sqrt, x).less_accurate()
+        return replace(root, value=np.where(x.value < 0, np.nan, root.value))
 
     @staticmethod
     def power(x: Rounded, exponent: Rounded) -> Rounded:
-        """4 ulp (semantics 4.9). x ** (e + d) = x ** e * exp(d * log(x)): d counts too."""
-        result = _monotone(lambda y: y**exponent.value, x)
-        logs = [abs(np.log(x.value + sign * x.error)) for sign in (-1, 1)]
-        drift = np.expm1(exponent.error * np.maximum(*logs))
-        magnitude = abs(result.value) + result.error
-        error = result.error + magnitude * (drift + 8 * HALF_ULP)
-        return Rounded(result.value, error, x.ulps)
+        """4 ulp (semantics 4.9)."""
+        return powered(x, exponent, 4.0)
 
     @staticmethod
     def minimum(x: Rounded, y: Rounded) -> Rounded:
-        return Rounded(np.minimum(x.value, y.value), np.maximum(x.error, y.error), x.ulps)
+        return _selected(np.minimum, x, y)
 
     @staticmethod
     def maximum(x: Rounded, y: Rounded) -> Rounded:
-        return Rounded(np.maximum(x.value, y.value), np.maximum(x.error, y.error), x.ulps)
+        return _selected(np.maximum, x, y)
 
     @staticmethod
     def where(condition: Uncertain, x: Rounded, y: Rounded) -> Rounded:
         value = np.where(condition.holds, x.value, y.value)
         error = np.where(condition.holds, x.error, y.error)
         wide = abs(x.value - y.value) + x.error + y.error
-        return Rounded(value, np.where(condition.certain, error, wide), x.ulps)
+        made = np.where(condition.certain, error, wide)
+        return Rounded(value, made, max(x.ulps, y.ulps), max(x.steps, y.steps))
 
     @staticmethod
     def mean(x: Rounded) -> Rounded:
-        total = sum_of([Rounded(v, e, x.ulps) for v, e in zip(x.value, x.error, strict=True)])
+        total = sum_of(
+            [replace(x, value=v, error=e) for v, e in zip(x.value, x.error, strict=True)]
+        )
         mean = total / exact(float(len(x.value)), x.ulps)
-        return Rounded(mean.value.reshape(1), mean.error.reshape(1), x.ulps)
+        return replace(mean, value=mean.value.reshape(1), error=mean.error.reshape(1))
+
+
+def powered(x: Rounded, exponent: Rounded, ulps: float) -> Rounded:
+    """x ** exponent, `ulps` away and rounded.
+
+    x ** (e + d) = x ** e * exp(d * log(x)): the exponent's own error d counts too.
+    """
+    result = _monotone(lambda y: y**exponent.value, x)
+    logs = [abs(np.log(x.value + sign * x.error)) for sign in (-1, 1)]
+    drift = np.where(exponent.error == 0, 0.0, np.expm1(exponent.error * np.maximum(*logs)))
+    magnitude = abs(result.value) + result.error
+    more = result.steps * 2 * ulps * HALF_ULP * magnitude
+    return replace(result, error=result.error + magnitude * drift + more)
 
 
 def exact(x: Any, ulps: float = 0.5) -> Rounded:
@@ -135,22 +166,28 @@ def exact(x: Any, ulps: float = 0.5) -> Rounded:
     return Rounded(np.asarray(x, np.float64), np.zeros(np.shape(x)), ulps)
 
 
-def rounded(value: Any, error: Any, ulps: float = 0.5) -> Rounded:
+def rounded(value: Any, error: Any, ulps: float = 0.5, steps: float = 1.0) -> Rounded:
     """The result of one operation: the error of its operands, and its own rounding."""
-    own = HALF_ULP * (abs(value) + error) + UNDERFLOW
-    return Rounded(np.asarray(value), np.asarray(error + own), ulps)
+    own = steps * (HALF_ULP * (abs(value) + error) + UNDERFLOW)
+    error = np.where((value == 0) & (error == 0), 0.0, error + own)
+    error = np.where(abs(value) + error > LARGEST, np.inf, error)
+    return Rounded(np.asarray(value), error, ulps, steps)
 
 
 def sum_of(terms: Sequence[Rounded]) -> Rounded:
     """The sum of at least one term, each a product or not, in any order, fused or not: gamma(n)."""
     value = np.sum([term.value for term in terms], axis=0)
     magnitude = np.sum([abs(term.value) + term.error for term in terms], axis=0)
-    n = len(terms) * HALF_ULP
-    own = n / (1 - n) * magnitude + len(terms) * UNDERFLOW
-    error = np.sum([term.error for term in terms], axis=0) + own
-    return Rounded(value, error, max(term.ulps for term in terms))
+    error = np.sum([term.error for term in terms], axis=0)
+    ulps, steps = max(term.ulps for term in terms), max(term.steps for term in terms)
+    if len(terms) > 1:
+        n = len(terms) * HALF_ULP
+        error = error + steps * (n / (1 - n)) * magnitude
+    error = np.where(magnitude + error > LARGEST, np.inf, error)
+    return Rounded(value, error, ulps, steps)
 
 
+@np.errstate(all="ignore")
 def gains(weights: Sequence[float], combiner: str, ulps: float = 0.5) -> list[Rounded]:
     """As the definition's; a denominator of 0 gives 0, one that could be 0 has no bound."""
     w = [exact(np.float32(weight), ulps) for weight in weights]
@@ -193,21 +230,27 @@ def bounded_update(
     gradients: Sequence[Rounded],
     coefficients: Mapping[str, np.float32],
 ) -> tuple[Rounded, tuple[Rounded, ...]]:
-    """One row after the rule, once for each of `gradients` in turn: (w, slots)."""
-    numbers = {name: exact(value, w.ulps) for name, value in coefficients.items()}
+    """One row after the rule, once for each of `gradients` in turn: (w, slots).
+
+    The rule's own roundings count twice, those of the gradients once.
+    """
+    numbers = {name: _of_a_rule(exact(value, w.ulps)) for name, value in coefficients.items()}
     update = row_update(optimizer, RoundedOps)
-    state: tuple[Rounded, ...] = tuple(slots)
+    w, state = _of_a_rule(w), tuple(map(_of_a_rule, slots))
     for g in gradients:
-        w, state = update(w, g, state, SimpleNamespace(**numbers))
+        w, state = update(w, _of_a_rule(g), state, SimpleNamespace(**numbers))
     return w, state
 
 
-def check_within(
-    what: str, found: Any, bounded: Rounded, factor: float = 1.0, **place: Any
-) -> None:
-    """Raises Difference where `found` is farther from the value than `factor` times the error.
+def _of_a_rule(x: Rounded) -> Rounded:
+    return replace(x, steps=RULES)
 
-    A number without a bound (a denominator that may be 0) is not compared.
+
+@np.errstate(all="ignore")
+def check_within(what: str, found: Any, bounded: Rounded, **place: Any) -> None:
+    """Raises Difference where `found` is farther from the value than the error.
+
+    A number without a bound (a denominator that may be 0, an overflow) is not compared.
     """
     found = np.asarray(found)
     if found.dtype != np.float32 or found.shape != bounded.value.shape:
@@ -215,7 +258,7 @@ def check_within(
             f"{what} is {found.dtype} {found.shape}; it must be float32 {bounded.value.shape}",
             **place,
         )
-    bound = np.asarray(factor * bounded.error * OURS)
+    bound = np.asarray(bounded.error * OURS)
     distance = abs(found.astype(np.float64) - bounded.value)
     far = np.isfinite(bound) & np.isfinite(bounded.value) & ~(distance <= bound)
     if not far.any():
@@ -235,4 +278,15 @@ def _monotone(function: Any, x: Rounded) -> Rounded:
     low, mid, high = (
         function(np.maximum(y, 0)) for y in (x.value - x.error, x.value, x.value + x.error)
     )
-    return rounded(mid, np.maximum(abs(low - mid), abs(high - mid)), x.ulps)
+    error = np.maximum(abs(low - mid), abs(high - mid))
+    return rounded(mid, np.where(x.error == 0, 0.0, error), x.ulps, x.steps)
+
+
+def _selected(function: Any, x: Rounded, y: Rounded) -> Rounded:
+    """minimum or maximum, which round nothing: monotone in both operands."""
+    value = function(x.value, y.value)
+    low = function(x.value - x.error, y.value - y.error)
+    high = function(x.value + x.error, y.value + y.error)
+    error = np.maximum(value - low, high - value)
+    error = np.where((x.error == 0) & (y.error == 0), 0.0, error)
+    return Rounded(value, error, max(x.ulps, y.ulps), max(x.steps, y.steps))

@@ -1,52 +1,20 @@
-"""float32 arithmetic that carries its own error bound: computed, not chosen.
+"""One update of a row by an optimizer's own rule, and the bound of its float32 result.
 
-A `Rounded` stands for a float32 that a sequence of rounded operations produced: the value that
-exact arithmetic gives, and a bound on the distance between the two. Each operation propagates the
-bounds of its operands and adds its own rounding, half an ulp. `bounded_update` runs the optimizer's
-own rule on them. A test takes the bound from there and the value from a formula written elsewhere.
+The arithmetic is that of embsim.conformance.tolerance; here every rounding counts once, and a power
+is rounded once. A test takes the bound from here and the value from a formula written elsewhere.
 """
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 
+from embsim.conformance import tolerance
+from embsim.conformance.tolerance import HALF_ULP as HALF_ULP
+from embsim.conformance.tolerance import Rounded as Rounded
+from embsim.conformance.tolerance import exact as exact
+from embsim.conformance.tolerance import powered
 from embsim.optimizers import NumpyOps, coefficients, learning_rate_at, row_update
 from embsim.optimizers.base import clip_values
-
-HALF_ULP = 2.0**-24  # of the magnitude
-UNDERFLOW = 2.0**-150  # half of the smallest subnormal
-
-
-@dataclass
-class Rounded:
-    value: np.ndarray
-    error: np.ndarray
-
-    def __add__(self, other):
-        return _round(self.value + other.value, self.error + other.error)
-
-    def __sub__(self, other):
-        return self + -other
-
-    def __neg__(self):
-        return Rounded(-self.value, self.error)
-
-    def __mul__(self, other):
-        first_order = abs(self.value) * other.error + abs(other.value) * self.error
-        return _round(self.value * other.value, first_order + self.error * other.error)
-
-    def __truediv__(self, other):
-        value = self.value / other.value
-        smallest = abs(other.value) - other.error
-        error = np.where(smallest > 0, self.error + abs(value) * other.error, np.inf)
-        return _round(value, error / np.maximum(smallest, UNDERFLOW))
-
-
-def exact(x):
-    """A number that float32 holds exactly."""
-    assert np.array_equal(np.float32(x), x)
-    return Rounded(np.asarray(x, np.float64), np.zeros(np.shape(x)))
 
 
 def coefficient(x):
@@ -54,36 +22,12 @@ def coefficient(x):
     return Rounded(np.float64(x), abs(np.float64(np.float32(x)) - x))
 
 
-class RoundedOps:
-    """The operations that a rule may use."""
-
-    @staticmethod
-    def sqrt(x):
-        return _monotone(np.sqrt, x)
+class RoundedOps(tolerance.RoundedOps):
+    """The operations that a rule may use, as embsim does them."""
 
     @staticmethod
     def power(x, exponent):
-        """The exponent's own rounding d counts too: x ** (e + d) = x ** e * exp(d * log(x))."""
-        result = _monotone(lambda y: y**exponent.value, x)
-        logs = [abs(np.log(x.value + sign * x.error)) for sign in (-1, 1)]
-        drift = np.expm1(exponent.error * np.maximum(*logs))
-        return Rounded(result.value, result.error + (abs(result.value) + result.error) * drift)
-
-    @staticmethod
-    def minimum(x, y):
-        return Rounded(np.minimum(x.value, y.value), np.maximum(x.error, y.error))
-
-    @staticmethod
-    def maximum(x, y):
-        return Rounded(np.maximum(x.value, y.value), np.maximum(x.error, y.error))
-
-    @staticmethod
-    def mean(x):
-        total = exact(0.0)
-        for value, error in zip(x.value, x.error, strict=True):
-            total = total + Rounded(value, error)
-        total = total / exact(float(len(x.value)))
-        return Rounded(total.value.reshape(1), total.error.reshape(1))
+        return powered(x, exponent, ulps=0.0)
 
 
 def bounded_update(optimizer, w, g, slots, step=0):
@@ -131,14 +75,3 @@ def check_within(what, got, want, bound):
         f"{what}: {far.sum()} of {far.size} outside their bound; the worst, at {worst}: "
         f"{got.flat[worst]!r}, formula {want.flat[worst]!r}, bound {bound.flat[worst]!r}"
     )
-
-
-def _round(value, error):
-    return Rounded(value, error + HALF_ULP * (abs(value) + error) + UNDERFLOW)
-
-
-def _monotone(function, x):
-    low, mid, high = (
-        function(np.maximum(y, 0)) for y in (x.value - x.error, x.value, x.value + x.error)
-    )
-    return _round(mid, np.maximum(abs(low - mid), abs(high - mid)))

@@ -8,11 +8,11 @@ one array, and an update makes a new one. Copy it to begin a backend of your own
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from embsim import BackendError, CapacityError, LookupPlan, QuantizationConfig, State
+from embsim import BackendError, CapacityError, LookupPlan, Parity, QuantizationConfig, State
 from embsim.optimizers import NumpyOps, accumulates_gradients, row_update, updates_every_row
 from embsim.state import Rows, TableSpec
 
@@ -40,6 +40,10 @@ class Lookups:
 class ExampleBackend:
     """`capacity`: the most lookups that a table may have in one step; None is no limit."""
 
+    parity: ClassVar[Parity] = Parity(
+        bitwise=True,
+        refuses={"use_gradient_accumulation=False": "it sums a row's gradients before the rule"},
+    )
     capacity: int | None = None
 
     def put_state(self, state: State, /) -> Held:
