@@ -2,12 +2,14 @@
 # make test    everything that CI runs
 # make oracles embsim beside TensorFlow, PyTorch, FBGEMM and optax
 #
+# PyTorch is large, so its tests are skipped unless it is there: make test TORCH=torch==2.13.0 installs it.
 # All do their own set-up in $(VENV). All that must be there is Python 3.11 to 3.13 and make.
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 ARGS ?=
+TORCH ?=
 ORACLES := tests/oracles
 
 BIN := $(VENV)/bin
@@ -40,6 +42,8 @@ format: $(VENV)/installed-test
 nightly: $(VENV)/installed-test
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n $(WORKERS)
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n $(WORKERS) tests/embsim
+	$(BIN)/embsim conformance reference --level nightly
+	$(BIN)/embsim conformance example --level nightly
 	@for version in 3.12 3.13; do \
 	  if python$$version -c '' 2>/dev/null; then \
 	    $(MAKE) pytest PYTHON=python$$version VENV=.venv-$$version || exit 1; \
@@ -70,7 +74,7 @@ clean:
 $(VENV)/installed-test: tests/example_plugin/pyproject.toml
 $(VENV)/installed-%: pyproject.toml | $(VENV)/created
 	@echo "installing embsim[$*] in $(VENV)"
-	@$(PIP) install --editable '.[$*]' $(if $(filter test,$*),--editable ./tests/example_plugin)
+	@$(PIP) install --editable '.[$*]' $(if $(filter test,$*),--editable ./tests/example_plugin $(TORCH))
 	@touch $@
 
 $(VENV)/created:

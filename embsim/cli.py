@@ -255,15 +255,16 @@ def _table(report: Any) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    table.add_column("check", overflow="fold")
-    table.add_column("decisions", overflow="fold")
+    table.add_column("check")
+    table.add_column("decisions")
     for name in ("examples", "seconds"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for result in report.results:
         style = None if result.error is None else "bold red"
         seconds, decisions = f"{result.seconds:.1f}", ", ".join(result.check.decisions)
-        row = (result.check.name, decisions, str(result.examples), seconds, result.verdict)
+        words = result.check.name.removeprefix("check_").replace("_", " ")  # they can be wrapped
+        row = (words, decisions, str(result.examples), seconds, result.verdict)
         table.add_row(*row, style=style)
     Console().print(table)
 
