@@ -17,6 +17,9 @@ from .adapter import AdapterFactory as AdapterFactory
 from .adapter import Capabilities as Capabilities
 from .adapter import EngineAdapter as EngineAdapter
 from .adapter import arrays as arrays
+from .bisect import Separation as Separation
+from .bisect import first_difference as first_difference
+from .bisect import random_program as random_program
 from .check import LEVELS as LEVELS
 from .check import BoundCheck as BoundCheck
 from .check import Check as Check

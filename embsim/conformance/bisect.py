@@ -6,7 +6,6 @@
 A program is `Program(setup, calls)`: recorded batches in Train calls, or `random_program(setup)`.
 """
 
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from .subject import Subject, subject_of
 
 # A program of more numbers, or with a longer text, is described instead of printed.
 NUMBERS, CHARACTERS = 3000, 8000
-_PICKLE = ("import pickle", "from pathlib import Path")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +42,8 @@ class Separation(Parting):
         return self.where[0] if self.where else None
 
     def save(self, path: str | Path) -> None:
-        """Write the program, for pickle.load."""
-        Path(path).write_bytes(pickle.dumps(self.program))
+        """Write the program as a Python module, which is text and may be long."""
+        Path(path).write_text(source(self.program) + "\n")
 
     def __str__(self) -> str:
         a, b = (subject_of(each).name for each in (self.a, self.b))
@@ -136,7 +134,7 @@ def random_program(
 def _repeated(separation: Separation) -> str:
     """Python that finds it again."""
     program, bound = separation.program, separation.bound
-    lines: list[str] = ["from embsim.conformance.bisect import first_difference"]
+    lines: list[str] = ["from embsim.conformance import first_difference"]
     names: list[str] = []
     for letter, subject in (("a", separation.a), ("b", separation.b)):
         spoken = _spoken(subject)
@@ -145,9 +143,9 @@ def _repeated(separation: Separation) -> str:
         names.append(spoken[1] if spoken else letter)
     text = source(program) if _size(program) <= NUMBERS else ""
     if not text or len(text) > CHARACTERS:
-        lines = [*(f"# {line}" for line in _shapes(program)), *_PICKLE, *lines]
-        text = 'program = pickle.loads(Path("program.pickle").read_bytes())'
-        text += '  # written by separation.save("program.pickle")'
+        lines = [*(f"# {line}" for line in _shapes(program)), "import runpy", *lines]
+        text = 'program = runpy.run_path("program.py")["program"]'
+        text += '  # written by separation.save("program.py")'
     given = "" if bound is None else f", bound={bound!r}"
     call = f"first_difference({names[0]}, {names[1]}, program, shrink=False{given})"
     return "\n".join([*dict.fromkeys(lines), text, f"separation = {call}"])

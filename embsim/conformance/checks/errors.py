@@ -25,6 +25,7 @@ from ..program import (
     Train,
     Values,
 )
+from ..strategies import schedules
 from ..subject import Subject
 from ._visible import (
     in_order,
@@ -246,7 +247,9 @@ def check_a_batch_with_an_id_outside_its_table_changes_nothing(
     before, step, after = draw(visible_steps(setup, 3, 3), "steps")
     rows = setup.features[-1].table.vocabulary_size
     bad = draw(st.sampled_from((rows, -1, rows + 7, 2**31 - 1)), "the id outside the table")
-    training = draw(st.booleans(), "training") or not subject.capabilities.offers("inference")
+    can = subject.capabilities
+    infers = can.looks and can.offers("inference")
+    training = draw(st.booleans(), "training") or not infers
     batch = [*step.batch[:-1], [[0, bad], *step.batch[-1][1:]]]
     with side_by_side(subject, setup) as pair:
         pair.do(before, *([Enqueue(step.batch)] if draw(st.booleans(), "full") else []))
@@ -260,7 +263,8 @@ def check_a_batch_with_an_id_outside_its_table_changes_nothing(
 def check_ids_beyond_the_end_of_a_sequence_are_checked_too(subject: Subject, draw: Draw) -> None:
     """An id outside the table is refused also where it would not be looked up."""
     table = TableConfig(4, 2, Values(np.arange(8).reshape(4, 2)), SGD(1.0), "sum", "t0")
-    setup = Setup((FeatureConfig(table, 2),), samples=2)
+    schedule = draw(schedules(subject.capabilities), "schedule")
+    setup = Setup((FeatureConfig(table, 2),), schedule, samples=2)
     bad = draw(st.sampled_from((4, -1)), "the id outside the table")
     place = draw(st.integers(2, 3), "its position")
     bag = [1] * place + [bad]

@@ -220,9 +220,12 @@ def check_an_id_outside_its_table_is_refused(subject: Subject, draw: Draw) -> No
     engine = subject.start(setup)
     try:
         engine.enqueue(batch, True)
-        seen = [np.asarray(each)[-1].tolist() for each in engine.dequeue() or ()]
+        found = engine.dequeue() or ()
+        seen = str([np.asarray(each)[-1].tolist() for each in found])
     except ValueError:
         return
+    except Exception as error:
+        seen = repr(error)
     finally:
         engine.close()
     what = f"id {bad} of a table of {rows} rows must be a ValueError at enqueue; bag {bag} gave"

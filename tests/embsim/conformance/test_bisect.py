@@ -32,8 +32,9 @@ from embsim.conformance import (
     Save,
     Setup,
     Train,
+    first_difference,
+    random_program,
 )
-from embsim.conformance.bisect import first_difference, random_program
 
 # --- planted faults
 
@@ -275,7 +276,7 @@ def test_programs_of_real_size_are_described_and_saved(tmp_path, monkeypatch):
     whole = first_difference("reference", WrongRuleAtStep3, program, shrink=False)
     assert "# table 't': 2000 x 64, mean, SGD(0.5)" in str(whole)
     assert len(str(whole)) < 2000
-    whole.save("program.pickle")
+    whole.save("program.py")
     assert place(executed(whole)) == place(whole)
     small = first_difference("reference", WrongRuleAtStep3, program)
     assert len(list(small.program.single_calls)) == 12

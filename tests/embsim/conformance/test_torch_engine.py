@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from embsim import SGD, Adagrad, FeatureConfig, TableConfig, stale, uniform
-from embsim.conformance import EmbsimEngine, EngineAdapter, Setup, checks_for_engine
-from embsim.conformance.bisect import first_difference, random_program
+from embsim.conformance import (
+    EmbsimEngine,
+    EngineAdapter,
+    Setup,
+    checks_for_engine,
+    first_difference,
+    random_program,
+)
 from embsim.conformance.torch_engine import TorchEngine
 
 torch = pytest.importorskip("torch")
