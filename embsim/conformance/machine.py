@@ -78,7 +78,22 @@ def programs(
     )
     most = min(max_calls, 6) if regime == "exact" and decays else max_calls
     made = draw(st.lists(calls(drawn, can, regime), max_size=most))
-    return Program(drawn, tuple(made))
+    return Program(drawn, tuple(_put_together(made)))
+
+
+def _put_together(made: list[Call]) -> list[Call]:
+    """The same program in fewer words: Train and Evaluate where their calls stand together."""
+    found: list[Call] = []
+    for call in made:
+        found.append(call)
+        match found[-3:]:
+            case [Enqueue(training=True) as put, Dequeue(), Apply() as apply]:
+                found[-3:] = [Train(put.batch, apply.gradients)]
+            case [*_, Enqueue(training=False) as put, Dequeue()]:
+                found[-2:] = [Evaluate(put.batch)]
+            case _:
+                pass
+    return found
 
 
 @st.composite
