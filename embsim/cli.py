@@ -9,6 +9,7 @@ Exit status: 0 passed, 1 a check failed or broke, 2 usage, 130 interrupted.
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -104,6 +105,8 @@ def _conformance(options: argparse.Namespace) -> int:
 
 
 def _require_extra() -> None:
+    storage = Path(tempfile.gettempdir(), "embsim-hypothesis")  # not in the user's directory
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(storage))
     for name in ("hypothesis", "rich"):
         try:
             import_module(name)
@@ -124,7 +127,7 @@ def _subject(text: str) -> Any:
     except BackendError as error:
         hint = "" if ":" in text else "; a class or an instance is named package.module:attribute"
         raise UsageError(f"{error}{hint}") from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"{text}: {error}") from error
 
 
@@ -150,9 +153,10 @@ def _attribute(text: str) -> Any:
     if isinstance(found, type) and issubclass(found, Backend):
         try:
             return found()
-        except TypeError as error:
+        except Exception as error:
             raise UsageError(
-                f"{text}: {found.__name__}() raises {error}; name an instance instead"
+                f"{text}: {found.__name__}() raises {type(error).__name__}: {error}; name an "
+                "instance, or a class that is made without arguments"
             ) from error
     return found
 
@@ -164,13 +168,17 @@ def _run(checks: Sequence[Any], shrink: bool) -> tuple[list[Any], bool]:
     """Results, and whether it came to the end; Ctrl-C ends it with those that there are."""
     from dataclasses import replace
 
+    from .conformance.report import tired
+
     results: list[Any] = []
     view = _Bar(len(checks)) if sys.stdout.isatty() else _Lines()
     try:
         with view:
             for each in checks:
                 view.begins(each)
-                results.append(replace(each, shrink=shrink).result(view.tried))
+                results.append(
+                    replace(each, shrink=shrink and not tired(results)).result(view.tried)
+                )
                 view.ended(results[-1])
     except KeyboardInterrupt:
         return results, False

@@ -13,6 +13,7 @@ Needs the extra `conformance`: pip install 'embsim[conformance]'.
 """
 
 from .adapter import REFUSABLE as REFUSABLE
+from .adapter import REFUSABLE_BY_BACKENDS as REFUSABLE_BY_BACKENDS
 from .adapter import AdapterFactory as AdapterFactory
 from .adapter import Capabilities as Capabilities
 from .adapter import EngineAdapter as EngineAdapter

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..config import integer
 from ..optimizers import accumulates_gradients, updates_every_row
 from ..optimizers.base import clip_values
 from ..schedule import Schedule
@@ -80,13 +81,24 @@ class Capabilities:
     replicas: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.refuses, Mapping):
+            raise TypeError(f"refuses is {self.refuses!r}; it must be a mapping {{what: why}}")
         unknown = sorted(set(self.refuses) - set(REFUSABLE))
         if unknown:
             raise ValueError(
-                f"refuses names {unknown}, which no setup asks for; the names are {REFUSABLE}"
+                f"refuses names {unknown}, which no setup asks for; the names are {REFUSABLE} "
+                "(SGD and combiner='sum' cannot be refused)"
             )
         if self.drain_points not in ("any", "end"):
             raise ValueError(f"drain_points is {self.drain_points!r}; it must be 'any' or 'end'")
+        for name, least in (("output_shift", 0), ("ahead", 1), ("in_flight", 1)):
+            integer(f"Capabilities: {name}", getattr(self, name), minimum=least)
+        if not self.replicas or any(n < 1 for n in self.replicas):
+            raise ValueError(f"replicas is {self.replicas}; it must be numbers of at least 1")
+        if not self.ulps >= 0.5:
+            raise ValueError(f"ulps is {self.ulps}; it must be at least 0.5, which is IEEE")
+        if self.schedules is not None and not self.schedules:
+            raise ValueError("schedules is empty; name one, or None for any Schedule")
 
     def offers(self, *names: str) -> bool:
         """Whether none of these is refused."""

@@ -1,5 +1,6 @@
 """Found against wanted, and what is said where they differ."""
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,12 @@ class Difference(AssertionError):  # noqa: N818 (what it is, not what went wrong
         self.wanted: Any = place.get("wanted")
 
 
+def raised(error: BaseException) -> str:
+    """What was raised, and where: an engine that breaks raises RuntimeErrors too."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raised {type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
+
+
 def compare_state(
     setup: Setup,
     version: Mapping[Any, Sequence[np.ndarray]],
@@ -36,6 +43,10 @@ def compare_state(
     number: int | None = None,
 ) -> None:
     """Tables and slots with a version of the law, to the bit."""
+    for name, found in (("tables()", tables), ("slots()", slots)):
+        if not isinstance(found, Mapping):
+            kind = type(found).__name__
+            raise Difference(f"{name} returned a {kind}; it must return a mapping by table name")
     if set(tables) != set(setup.tables):
         raise Difference(f"tables are {sorted(tables)}; they must be {sorted(setup.tables)}")
     for name, config in setup.tables.items():
@@ -46,7 +57,8 @@ def compare_state(
         compare(f"{when}table {name!r}", np.asarray(tables[name]), wanted, **place)
         names = [slot.name for slot in config.optimizer.slots]
         if set(slots.get(name, {})) != set(names):
-            raise Difference(f"slots of table {name!r} are {sorted(slots.get(name, {}))}: {names}")
+            found = sorted(slots.get(name, {}))
+            raise Difference(f"slots of table {name!r} are {found}; they must be {names}")
         for slot, values in zip(names, wanted_slots, strict=True):
             what = f"{when}slot {slot!r} of table {name!r}"
             compare(what, np.asarray(slots[name][slot]), values, slot=slot, **place)
@@ -65,11 +77,25 @@ def compare(what: str, found: np.ndarray, wanted: np.ndarray, hint: str = "", **
     where = f"[{', '.join(map(str, first))}]"
     raise Difference(
         f"{what}: at {where} found {found[first]!s}, the law says {wanted[first]!s}, to the bit "
-        f"({int((~same).sum())} of {same.size} numbers differ){hint}",
+        f"({int((~same).sum())} of {same.size} numbers differ){_close(found[first], wanted[first])}"
+        f"{hint}",
         row=first[0],
         found=found[first],
         wanted=wanted[first],
         **place,
+    )
+
+
+def _close(found: Any, wanted: Any) -> str:
+    """What may explain numbers that are only just not equal."""
+    if not (np.isfinite(found) and np.isfinite(wanted)):
+        return ""
+    ulps = abs(float(found) - float(wanted)) / float(np.spacing(np.abs(wanted)))
+    if ulps > 16:
+        return ""
+    return (
+        f"; they are {ulps:.0f} units in the last place apart: if the engine's sqrt or division is "
+        "not IEEE (XLA and fast-math compilers rewrite g / sqrt(a)), declare it as `ulps`"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..definition import Definition
 from ..errors import BatchError, CapacityError
 from .adapter import EngineAdapter
-from .difference import Difference, compare, compare_state, same_bits
+from .difference import Difference, compare, compare_state, raised, same_bits
 from .program import (
     Apply,
     Batch,
@@ -75,7 +75,10 @@ def replay(subject: Subject, program: Program, *, watch: bool = True) -> None:
 
 def explained(what: str, subject: Subject, program: Program, upto: int | None = None) -> str:
     """The message of a failure: what differs, and the program that shows it."""
-    return f"{what}\nsubject: {subject.name}\n{source(program, upto)}"
+    text = source(program, upto)
+    if not program.calls:  # a check of the six functions, which is no program of calls
+        text = text.partition("\nprogram = ")[0]
+    return f"{what}\nsubject: {subject.name}\n{text}"
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Lockstep:
             self._on_both(call)
         except REFUSALS as error:
             name = type(call).__name__
-            raise Difference(f"{name} is legal here, but was refused: {error}") from error
+            raise Difference(f"{name} is legal here, but {raised(error)}") from error
 
     def _on_both(self, call: Call) -> None:
         engine, law = self.engine, self.law
@@ -252,9 +255,9 @@ class Lockstep:
         version = self.law.version_read(self.law.steps) if training else self.submitted
         wanted = self.law.dequeue(batch, training)
         kind = f"training step {step}" if training else "an inference step"
-        if found is None or len(found) != len(wanted):
-            what = f"dequeue of {kind} returned {found!r}; it must return {len(wanted)} arrays"
-            raise Difference(what, step=step)
+        if not isinstance(found, list | tuple) or len(found) != len(wanted):
+            what = f"dequeue of {kind} returned a {type(found).__name__}: {found!r}; it must return"
+            raise Difference(f"{what} a list or tuple of {len(wanted)} arrays", step=step)
         got = [np.asarray(each) for each in found]
         for number, (a, b) in enumerate(zip(got, wanted, strict=True)):
             if not same_bits(a, b):
@@ -274,7 +277,7 @@ class Lockstep:
         for place, other in near:
             if any(self._is_version(v, other, found) for v in range(len(self.law.versions))):
                 side = "before" if place < 0 else "after"
-                return f"; these are activations of the batch {abs(place)} {side} it"
+                return f"; they equal the activations of the batch {abs(place)} {side} it"
         return f"; {kind} reads version {version}"
 
     def _is_version(self, version: int, batch: Batch, found: Sequence[np.ndarray]) -> bool:

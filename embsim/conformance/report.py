@@ -12,6 +12,8 @@ from typing import Any
 from .check import LEVELS, BoundCheck, Check, Result
 from .subject import Subject, subject_of
 
+SHRINK_SECONDS = 30.0  # of a run; after that failures are shown as they were found
+
 
 def all_checks() -> tuple[Check, ...]:
     """Every check of the kit, in the order of the decisions."""
@@ -172,17 +174,23 @@ def run_checks(
 
     Args:
       names: of the checks to run, if not all.
-      shrink: whether a failure is made as short as possible.
+      shrink: whether a failure is made as short as possible; the first ones only, where there are
+        many.
       each: called with every result as it comes.
       checks: others than the kit's own, `all_checks()`.
     """
     made, picked = subject_of(subject), chosen(names, checks)
     results: list[Result] = []
     for one in bound(made, level, picked):
-        results.append(replace(one, shrink=shrink).result())
+        results.append(replace(one, shrink=shrink and not tired(results)).result())
         if each is not None:
             each(results[-1])
     return Report(made.name, level, tuple(results), not_applicable(made, picked))
+
+
+def tired(results: Sequence[Result]) -> bool:
+    """Whether enough time went into making failures short: one fault fails many checks."""
+    return sum(result.seconds for result in results if result.error is not None) > SHRINK_SECONDS
 
 
 def not_applicable(subject: Subject, checks: Sequence[Check]) -> dict[str, str]:

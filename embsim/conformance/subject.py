@@ -8,6 +8,9 @@ from .adapter import Capabilities, EngineAdapter
 from .embsim_engine import engine_on
 from .program import Setup
 
+FUNCTIONS = ("put_state", "get_state", "read_rows", "put_plan", "lookup", "update")
+CALLS = ("enqueue", "dequeue", "apply_gradients", "drain", "tables", "slots", "close")
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -34,14 +37,36 @@ def subject_of(what: Any) -> Subject:
     """
     if isinstance(what, Subject):
         return what
-    if isinstance(what, str) or (isinstance(what, Backend) and not isinstance(what, type)):
+    if isinstance(what, type) and issubclass(what, Backend):
+        made: Any = what
+        return _of_backend(made())
+    if isinstance(what, str | Backend):
         return _of_backend(what)
     if callable(what) and isinstance(getattr(what, "capabilities", None), Capabilities):
         factory: Any = what
-        return Subject(getattr(what, "__name__", type(what).__name__), factory)
-    raise TypeError(
-        f"{what!r} is no subject; pass a backend's name, an instance with the six functions of "
-        "embsim.Backend, or the class of an EngineAdapter, which has an attribute `capabilities`"
+        name = getattr(what, "__name__", type(what).__name__)
+        missing = [call for call in CALLS if isinstance(what, type) and not hasattr(what, call)]
+        if missing:
+            raise TypeError(f"adapter {name} has no {', '.join(missing)}; it must have all {CALLS}")
+        return Subject(name, factory)
+    raise TypeError(f"{what!r} is no subject; {_why_none(what)}")
+
+
+def _why_none(what: Any) -> str:
+    found = getattr(what, "capabilities", None)
+    if isinstance(found, Capabilities):
+        return f"it is an instance; pass the adapter's class, {type(what).__name__}"
+    if hasattr(what, "enqueue"):
+        return (
+            f"an adapter's class has an attribute `capabilities`, a Capabilities; here: {found!r}"
+        )
+    some = [name for name in FUNCTIONS if hasattr(what, name)]
+    if some:
+        missing = [name for name in FUNCTIONS if name not in some]
+        return f"it has {', '.join(some)}, but not {', '.join(missing)}"
+    return (
+        "pass a backend's name, an instance with the six functions of embsim.Backend, or the class "
+        "of an EngineAdapter"
     )
 
 

@@ -201,7 +201,7 @@ def test_what_does_not_apply_is_told_with_the_results(subjects, capsys, monkeypa
         (("somebodys_subjects:Engine",), "'somebodys_subjects' has no attribute 'Engine'"),
         (("somebodys_subjects:Nothing.left",), "has no attribute 'Nothing.left'"),
         (("somebodys_subjects:number",), "somebodys_subjects:number: 3 is no subject; pass"),
-        (("somebodys_subjects:NeedsAnArgument",), "name an instance instead"),
+        (("somebodys_subjects:NeedsAnArgument",), "name an instance, or a class that is made"),
         (
             ("reference", "--check", GENERAL + "s"),
             f"is called '{GENERAL}s'; did you mean {GENERAL}",

@@ -11,8 +11,9 @@ from ...optimizers import updates_every_row
 from ...state import State
 from ..bench import Bench
 from ..check import Draw, check
-from ..difference import compare
-from ..lockstep import definition_of
+from ..difference import Difference, compare
+from ..lockstep import definition_of, explained
+from ..program import Evaluate, Program
 from ..rules import optimizers
 from ..strategies import batches, gradients, setups
 from ..subject import Subject
@@ -134,6 +135,27 @@ def check_a_later_update_does_not_reach_into_activations(subject: Subject, draw:
         wanted = definition_of(setup).dequeue(batch)
         for i, array in enumerate(by_feature(outputs, found)):
             compare(f"activations of feature {i}, read after an update", array, wanted[i])
+
+
+@check("1.1", backend=True, effort=0.5)
+def check_a_later_lookup_does_not_reach_into_activations(subject: Subject, draw: Draw) -> None:
+    """What lookup returned stays as it was when others are looked up: no memory is used again."""
+    setup = draw(plain_setups(subject.capabilities, tall(subject)), "setup")
+    batches = [draw(batch_of(setup, sized(1, 2)), f"batch {i}") for i in range(3)]
+    bench = Bench(backend_of(subject), setup)
+    law = definition_of(setup)
+    found = [bench.lookup(batch) for batch in batches]
+    for number, (batch, activations) in enumerate(zip(batches, found, strict=True)):
+        for i, (array, wanted) in enumerate(
+            zip(activations, law.dequeue(batch, False), strict=True)
+        ):
+            what = f"activations of batch {number}, feature {i}, read after all three lookups"
+            try:
+                compare(what, array, wanted)
+            except Difference as difference:
+                program = Program(setup, tuple(Evaluate(each) for each in batches))
+                difference.args = (explained(difference.what, subject, program),)
+                raise
 
 
 @check("1.1", backend=True, effort=0.5)

@@ -127,6 +127,24 @@ class LookupsAreCountedInTheSlots(ReferenceBackend):
 
 
 @mutant(
+    "check_a_later_lookup_does_not_reach_into_activations",
+    "A staging buffer of the output that is kept from call to call, as CUDA graphs need it.",
+)
+class ActivationsAreInOneBuffer(ReferenceBackend):
+    """Every lookup of so many samples returns the same memory."""
+
+    buffers: ClassVar[dict[Any, np.ndarray]] = {}
+
+    def lookup(self, state: State, plan: Plans) -> dict[str, np.ndarray]:
+        found = super().lookup(state, plan)
+        for name, array in found.items():
+            buffer = self.buffers.setdefault((name, array.shape), np.empty_like(array))
+            buffer[...] = array
+            found[name] = buffer
+        return found
+
+
+@mutant(
     "check_a_later_update_does_not_reach_into_activations",
     "Arrays that share memory with their source: https://github.com/jax-ml/jax/issues/37830",
 )

@@ -68,10 +68,35 @@ def test_a_subject_stays_one():
     assert subject_of(subject) is subject
 
 
-@pytest.mark.parametrize("what", [ReferenceBackend, object(), 3, None, lambda setup: setup])
+@pytest.mark.parametrize("what", [object(), 3, None, lambda setup: setup])
 def test_what_is_no_subject(what):
     with pytest.raises(TypeError, match="is no subject; pass a backend's name"):
         subject_of(what)
+
+
+def test_a_backend_s_class_is_made_an_instance():
+    assert isinstance(subject_of(ReferenceBackend).backend, ReferenceBackend)
+
+
+def test_what_is_missing_is_named():
+    class NoReads:
+        put_state = get_state = put_plan = lookup = update = None
+
+    class NoCapabilities:
+        enqueue = None
+
+    class Undrained:
+        capabilities = Capabilities()
+        enqueue = dequeue = apply_gradients = tables = slots = close = None
+
+    for what, message in (
+        (NoReads(), "but not read_rows"),
+        (NoCapabilities, "an adapter's class has an attribute `capabilities`"),
+        (Undrained, "adapter Undrained has no drain"),
+        (Undrained(), "it is an instance; pass the adapter's class, Undrained"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            subject_of(what)
 
 
 def test_a_backend_that_is_not_there():
