@@ -15,6 +15,7 @@ from .adapter import REFUSABLE, Capabilities
 from .difference import Difference
 from .examples import Draw as Draw
 from .examples import Examples
+from .smallest import smallest
 from .subject import Subject, subject_of
 
 # Examples of a check of effort 1.
@@ -153,6 +154,8 @@ class BoundCheck:
             told=told,
         )
         error = examples.error()
+        if self.shrink and isinstance(error, Difference):
+            error = smallest(self.subject, error).with_traceback(error.__traceback__)
         return Result(self.check, examples.tried, time.perf_counter() - start, error)
 
     def _body(self, draw: Draw) -> None:

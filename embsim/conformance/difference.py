@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .program import Setup
+from .program import Program, Setup
 
 
 class Difference(AssertionError):  # noqa: N818 (what it is, not what went wrong)
@@ -26,6 +26,8 @@ class Difference(AssertionError):  # noqa: N818 (what it is, not what went wrong
         self.row: int | None = place.get("row")
         self.found: Any = place.get("found")
         self.wanted: Any = place.get("wanted")
+        self.program: Program | None = None  # of a replay: all that it needs to be seen again
+        self.watched = True
 
 
 def raised(error: BaseException) -> str:

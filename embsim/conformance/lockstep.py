@@ -66,7 +66,8 @@ def replay(subject: Subject, program: Program, *, watch: bool = True) -> None:
                     left_out = pair.at  # with its dequeue
             pair.end()
     except Difference as difference:
-        difference.call = pair.at
+        difference.call, difference.watched = pair.at, watch
+        difference.program = Program(program.setup, program.calls[: pair.at + 1])
         difference.args = (explained(difference.what, subject, program, pair.at),)
         raise
     finally:

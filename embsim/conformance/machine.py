@@ -24,12 +24,12 @@ from .strategies import batches, gradients, setups
 # More of what makes progress; the first is what shrinking prefers.
 KINDS = (
     ("train", 6),
-    ("drain", 1),
+    ("drain", 3),
     ("look", 1),
     ("evaluate", 2),
-    ("enqueue", 3),
-    ("dequeue", 4),
-    ("apply", 4),
+    ("enqueue", 2),
+    ("dequeue", 3),
+    ("apply", 3),
     ("save", 1),
     ("restore", 1),
 )

@@ -22,18 +22,25 @@ from .program import Program
 RUNS = 600  # of programs, at most
 
 
-def shrunk(program: Program, shows: Callable[[Program], bool], runs: int = RUNS) -> Program:
+def shrunk(
+    program: Program, shows: Callable[[Program], bool], runs: int = RUNS, *, ids: bool = True
+) -> Program:
     """The smallest that is found in so many runs; always the same one.
 
     Left out: calls, samples, features, ids, rows of gradients and tables that need not differ from
     zero, columns, rows that no batch names. What is left is rounded, if that still shows it.
+
+    Args:
+      ids: whether bags may lose ids. A bag of four has exact means, one of three has not.
     """
     search = _Search(program, shows, runs)
     before = None
     while before is not search.program and search.runs > 0:
         before = search.program
-        for cut in (_calls, _replicas, _samples, _features, _ids, _gradients, _tables, _columns):
-            cut(search)
+        cuts = (_calls, _replicas, _samples, _features, _ids, _gradients, _tables, _columns)
+        for cut in cuts:
+            if ids or cut is not _ids:
+                cut(search)
         _unused_rows(search)
         _rounded(search)
     return search.program

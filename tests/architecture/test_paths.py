@@ -31,6 +31,7 @@ TESTED_ELSEWHERE = {
     "embsim/conformance/rules.py": "with the strategies, in test_strategies.py",
     "embsim/conformance/shifted.py": "through replay, in test_lockstep.py",
     "embsim/conformance/shrink.py": "through first_difference, in test_bisect.py",
+    "embsim/conformance/smallest.py": "by a dropped update, in test_kit.py, and in test_cli.py",
     "embsim/conformance/single.py": "through the checks of optimizers, in test_kit.py",
     "embsim/rendezvous.py": "through strategy.run, in test_strategy.py",
 }

@@ -249,6 +249,7 @@ class TestTorch:
         ids, weights = as_feature(jagged([3, 7, 5], [2, 0, 1], [0.5, 1.0, 2.0]), WHAT)
         assert ids.to_list() == ROWS and weights.to_list() == [[0.5, 1.0], [], [2.0]]
 
+    @pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch's, once a process
     def test_real_ones(self):
         torch = pytest.importorskip("torch")
         bags = [torch.tensor(row, dtype=torch.int64) for row in ROWS]
