@@ -7,9 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import hypothesis.extra.numpy as hnp
 import ml_dtypes
@@ -27,7 +25,8 @@ from hypothesis.stateful import (
 )
 
 import embsim
-from embsim.optimizers import FTRL, SGD, Adagrad, AdagradMomentum, Adam, RowwiseAdagrad, Slot
+from embsim.conformance.rules import REAL_OPTIMIZERS
+from embsim.optimizers import FTRL, SGD, Adagrad, Adam
 from tests.embsim.programs import F, Feature, FeatureBatch, Pair, World, law_digest
 
 # Sums of these depend on their order; 1e-30 squared is 0, so that denominators vanish.
@@ -49,55 +48,9 @@ def one_of(*values):
     return st.sampled_from(values)
 
 
-@dataclass(frozen=True)
-class Own:
-    """A user's optimizer: nothing but the four things, and every operation of `ops`."""
-
-    learning_rate: Any = 0.1
-    slots = (Slot("largest", 0.5, rowwise=True), Slot("sums"))
-
-    def coefficients(self, learning_rate):
-        return {"lr": learning_rate, "half": 0.5, "one": 1.0, "third": 1 / 3}
-
-    def rule(self, ops):
-        def rule(w, g, slots, c):
-            largest, sums = slots
-            largest = ops.maximum(largest, ops.mean(g * g) + c.one)
-            sums = ops.minimum(sums + g, c.one)
-            step = ops.where(g > sums, g / ops.sqrt(largest), c.half * sums)
-            return w - c.lr * (step * ops.power(largest, -c.third)), (largest, sums)
-
-        return rule
-
-
-# One kernel is compiled for each choice among `structure`: few. Numbers cost nothing.
-STRUCTURES = (
-    (Own, {}),
-    (SGD, {}),
-    (SGD, {"clipvalue": 0.5, "weight_decay_factor": 0.1}),
-    (SGD, {"use_gradient_accumulation": False, "clip_weight_max": 1.0}),
-    (Adagrad, {}),
-    (Adagrad, {"clipvalue": (None, 1.0), "clip_weight_min": -1.0, "clip_weight_max": 2.0}),
-    (Adagrad, {"use_gradient_accumulation": False, "weight_decay_factor": 0.01}),
-    (RowwiseAdagrad, {}),
-    (RowwiseAdagrad, {"use_gradient_accumulation": False, "initial_accumulator_value": 0.1}),
-    (AdagradMomentum, {"momentum": 0.9}),
-    (AdagradMomentum, {"momentum": 0.5, "use_nesterov": True, "beta2": 0.9}),
-    (AdagradMomentum, {"exponent": 3, "epsilon": 0.1, "clipvalue": (-0.25, None)}),
-    (Adam, {}),
-    (Adam, {"sum_inside_sqrt": False, "beta_1": 0.0, "weight_decay_factor": 0.3}),
-    (Adam, {"lazy_adam": False}),
-    (Adam, {"lazy_adam": False, "weight_decay_factor": 0.1, "clipvalue": 0.3}),
-    (FTRL, {}),
-    (FTRL, {"l1_regularization_strength": 0.1, "l2_regularization_strength": 0.2, "beta": 0.5}),
-    (FTRL, {"multiply_linear_by_learning_rate": True, "l1_regularization_strength": 0.3}),
-    (FTRL, {"learning_rate_power": -0.3, "clip_weight_max": 0.5}),
-)
-
-
 @st.composite
 def optimizers(draw):
-    kind, options = draw(st.sampled_from(STRUCTURES))
+    kind, options = draw(st.sampled_from(REAL_OPTIMIZERS))
     rate = draw(st.sampled_from(POSITIVE if kind is FTRL else RATES))
     options = dict(options)
     if "weight_decay_factor" in options:

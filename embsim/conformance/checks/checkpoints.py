@@ -151,19 +151,7 @@ def check_the_learning_rate_goes_on_at_the_step_of_the_save(subject: Subject, dr
     before = draw(visible_steps(setup, 1, 4), "before the save")
     forgotten = draw(visible_steps(setup, 0, 2, first=7), "forgotten")
     after = draw(visible_steps(setup, 2, 4, first=len(before)), "after the restore")
-    replay(
-        subject,
-        Program(
-            setup,
-            (
-                *before,
-                Save(),
-                *forgotten,
-                Restore(),
-                *after,
-            ),
-        ),
-    )
+    replay(subject, Program(setup, (*before, Save(), *forgotten, Restore(), *after)))
 
 
 @check("7.4", needs=NEEDS, effort=0.3,
@@ -180,19 +168,7 @@ def check_warm_up_and_loops_are_counted_from_the_first_step_of_the_run(
     before = draw(visible_steps(setup, 1, 4), "before the save")
     forgotten = draw(visible_steps(setup, 0, 2, first=7), "forgotten")
     after = draw(visible_steps(setup, 4, 5, first=len(before)), "after the restore")
-    replay(
-        subject,
-        Program(
-            setup,
-            (
-                *before,
-                Save(),
-                *forgotten,
-                Restore(),
-                *after,
-            ),
-        ),
-    )
+    replay(subject, Program(setup, (*before, Save(), *forgotten, Restore(), *after)))
 
 
 def _may_have_slots(can: Capabilities) -> bool:
