@@ -201,7 +201,9 @@ def shown(tmp_path_factory):
     """What pytest prints of a failing check, with its workers."""
     folder = tmp_path_factory.mktemp("shown")
     (folder / "test_drops.py").write_text(FAILING)
-    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", str(folder)]
+    # -rN: the summary repeats a failure's first line; with CI in the environment, all of it
+    command = [sys.executable, "-m", "pytest", "-rN", "-n", "2", "-p", "no:cacheprovider"]
+    command.append(str(folder))
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
