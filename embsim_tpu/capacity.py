@@ -1,0 +1,89 @@
+"""Static sizes of plans: XLA compiles a program for each shape, so plans are padded to them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from embsim.errors import CapacityError
+
+SMALLEST = 8
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Of one table, in one step.
+
+    Args:
+      positions: ids that one device looks up for its samples.
+      rows: distinct rows that one device asks of one shard; on one device, distinct rows.
+    """
+
+    positions: int
+    rows: int
+
+    def holds(self, need: "Capacity") -> bool:
+        return need.positions <= self.positions and need.rows <= self.rows
+
+
+class Capacities:
+    """The capacities of all tables: fixed, or learned from the batches that are seen.
+
+    Args:
+      given: a Capacity for every table, a mapping from table names, or "auto": each table's grow
+        with the largest batch so far, to powers of two, so that a table's programs are compiled at
+        most about log2(largest batch) times. Tables that a mapping leaves out are "auto".
+    """
+
+    def __init__(self, given: "str | Capacity | Mapping[str, Capacity]" = "auto") -> None:
+        legal = given == "auto" or isinstance(given, Capacity | Mapping)
+        if not legal:
+            raise ValueError(
+                f"capacity is {given!r}; it must be 'auto', a Capacity, or a mapping from table "
+                "names to Capacity"
+            )
+        self._given = given
+        self._learned: dict[str, Capacity] = {}
+        self.growths = 0
+
+    @property
+    def learned(self) -> dict[str, Capacity]:
+        """By table, what "auto" has come to."""
+        return dict(self._learned)
+
+    def fitting(self, table: str, need: Capacity) -> Capacity:
+        """The capacity of `table`, which holds `need`.
+
+        Raises:
+          CapacityError: a given capacity that does not. Nothing is ever dropped.
+        """
+        given = self._of(table)
+        if given is None:
+            return self._grown(table, need)
+        if not given.holds(need):
+            raise CapacityError(
+                f"put_plan: table {table!r}: the batch has {need.positions} ids on one device and "
+                f"asks one shard for {need.rows} distinct rows; found {given}; required: at least "
+                f"Capacity(positions={need.positions}, rows={need.rows}); pass that as capacity=, "
+                "or capacity='auto', or smaller batches"
+            )
+        return given
+
+    def _of(self, table: str) -> Capacity | None:
+        if isinstance(self._given, Capacity):
+            return self._given
+        return self._given.get(table) if isinstance(self._given, Mapping) else None
+
+    def _grown(self, table: str, need: Capacity) -> Capacity:
+        known = self._learned.get(table, Capacity(SMALLEST, SMALLEST))
+        if table not in self._learned or not known.holds(need):
+            self.growths += 1
+            known = Capacity(
+                max(known.positions, power_of_two(need.positions)),
+                max(known.rows, power_of_two(need.rows)),
+            )
+            self._learned[table] = known
+        return known
+
+
+def power_of_two(number: int) -> int:
+    """The next one, at least 8."""
+    return max(SMALLEST, 1 << (number - 1).bit_length()) if number > 0 else SMALLEST
