@@ -2,16 +2,16 @@
 nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .backend import Backend
-from .optimizers import Optimizer, coefficients, learning_rate_at
 from .pending import Patch, PendingUpdate, drained_lookup, drained_rows, drained_state
 from .plan import LookupPlan
+from .rates import Rates
 from .state import State, initial_state
 from .tables import Tables
 
@@ -36,7 +36,7 @@ class Store:
         self._seed = seed
         self._made: Any = None
         self._patches: Mapping[str, Patch] | None = None
-        self._names: dict[int, list[str]] = {}  # of coefficients, by optimizer
+        self._rates = Rates(tables.specs)
         self._broken = False
 
     @property
@@ -120,25 +120,4 @@ class Store:
 
     def coefficients(self, step: int) -> dict[str, dict[str, np.float32]]:
         """Of training step `step`, by table. Each distinct learning-rate callable is asked once."""
-        rates: dict[int, tuple[Any, float]] = {}  # with its callable: a kept one keeps its id
-        made: dict[int, dict[str, np.float32]] = {}
-        for spec in self.tables.specs:
-            optimizer = spec.optimizer
-            assert optimizer is not None, "only engines that train submit updates"
-            source: float | Callable[..., float] = optimizer.learning_rate
-            if id(source) not in rates:
-                rates[id(source)] = source, learning_rate_at(source, step)
-            if id(optimizer) not in made:
-                made[id(optimizer)] = self._named(optimizer, rates[id(source)][1])
-        return {spec.name: made[id(spec.optimizer)] for spec in self.tables.specs}
-
-    def _named(self, optimizer: Optimizer, rate: float) -> dict[str, np.float32]:
-        """The coefficients at this rate; their names must be the same at every rate."""
-        made = coefficients(optimizer, rate)
-        names = self._names.setdefault(id(optimizer), list(coefficients(optimizer, 1.0)))
-        if list(made) != names:
-            raise ValueError(
-                f"apply_gradients: {type(optimizer).__name__} has the coefficients {list(made)} at "
-                f"rate {rate}, {names} at rate 1; it must have the same at every rate"
-            )
-        return made
+        return self._rates.at(step)

@@ -1,4 +1,11 @@
-"""embsim on JAX: the same tables, schedules and bits on CPU, GPU and TPU meshes."""
+"""embsim on JAX: the same tables, schedules and numbers on CPU, GPU and TPU meshes."""
 
 from .backend import JaxBackend as JaxBackend
 from .capacity import Capacity as Capacity
+from .embedding import Embedding as Embedding
+from .functions import Plan as Plan
+from .pipeline import Example as Example
+from .pipeline import Pipeline as Pipeline
+from .pipeline import TrainState as TrainState
+from .pipeline import train as train
+from .state import State as State

@@ -33,7 +33,8 @@ def lookup(
     """
     source = table
     if axes:
-        wanted = table.at[exchanged(plan.asked, axes)].get(mode="clip")
+        asked = exchanged(plan.asked, axes)
+        wanted = table.at[asked].get(mode="clip")
         source = exchanged(wanted, axes).reshape(-1, table.shape[1])
     return kernels.sum_bags(source, plan, quantization, kernels.ops)
 
@@ -45,6 +46,11 @@ def row_gradients(gradients: jax.Array, plan: LookupPlan, *, kernels: Kernels = 
     that was looked up with gain 0 is present, with gradient 0.
     """
     return kernels.sum_rows(gradients, plan, plan.asked.size)
+
+
+def shard_rows(plan: LookupPlan, axes: tuple[str, ...]) -> jax.Array:
+    """The local rows that this shard is asked for, by all devices; padding lies beyond it."""
+    return (exchanged(plan.asked, axes) if axes else plan.asked).reshape(-1)
 
 
 def exchanged(parts: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -33,6 +33,7 @@ TESTED_ELSEWHERE = {
     "embsim/conformance/shrink.py": "through first_difference, in test_bisect.py",
     "embsim/conformance/smallest.py": "by a dropped update, in test_kit.py, and in test_cli.py",
     "embsim/conformance/single.py": "through the checks of optimizers, in test_kit.py",
+    "embsim/rates.py": "through learning-rate callables, in test_engine.py",
     "embsim/rendezvous.py": "through strategy.run, in test_strategy.py",
 }
 

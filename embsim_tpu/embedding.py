@@ -1,0 +1,185 @@
+"""Embedding: a model's tables as pure functions of a pytree.
+
+    state = embedding.init(seed)                    tables and slots, a pytree
+    plan = embedding.plan(features)                 on the host: checked, planned, transferred
+    activations = embedding.lookup(state, plan)     pure
+    state = embedding.update(state, plan, gradients, coefficients)      pure
+
+The last two are for use inside jax.jit, beside any dense model. Which version of the tables a
+lookup reads is the caller's business here; `pipeline.train` does it by a schedule.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from embsim.batch import make_batch
+from embsim.border import named_features
+from embsim.errors import BackendError, BatchError
+from embsim.nest import flatten_up_to, pack
+from embsim.optimizers import accumulates_gradients
+from embsim.plan import LookupPlan as HostPlan
+from embsim.plan import Output, build_plans
+from embsim.rates import Rates
+from embsim.state import State as HostState
+from embsim.state import initial_state
+from embsim.tables import resolve_tables
+
+from ._mesh import Shards
+from .capacity import Capacities, Capacity
+from .functions import Coefficients, Functions, Plan, Table
+from .kernels import choose
+from .plan import Ranges, device_plan
+from .state import State, get_state, put_state
+
+
+class Embedding:
+    """Tables, optimizers and features, fixed; a static argument of programs.
+
+    Args:
+      feature_config: FeatureConfigs in any nesting of dicts, lists and tuples.
+      optimizer: of the tables that have none of their own.
+      mesh: tables are split by row (mod), samples by the first axis of every feature, over all of
+        its devices; None is the default device.
+      capacity: static sizes of plans by table: "auto" learns them; see `embsim_tpu.Capacity`.
+      kernels: "auto", or "xla": plain XLA on every platform.
+
+    Raises:
+      ValueError: what TPUEmbedding refuses of features, tables and optimizers.
+      BackendError: an optimizer with use_gradient_accumulation=False.
+    """
+
+    def __init__(
+        self,
+        feature_config: Any,
+        optimizer: Any = None,
+        *,
+        mesh: Mesh | None = None,
+        capacity: str | Capacity | Mapping[str, Capacity] = "auto",
+        kernels: str = "auto",
+    ) -> None:
+        configs, self.names = named_features(feature_config)
+        self.features = tuple(configs)
+        self.feature_config = pack(feature_config, configs)  # containers of its own
+        self.tables = resolve_tables(configs, optimizer, trains=True)
+        self.specs = {spec.name: spec for spec in self.tables.specs}
+        self.shards = Shards(mesh)
+        self.capacities = Capacities(capacity)
+        self._rates = Rates(self.tables.specs)
+        for spec in self.tables.specs:
+            if not accumulates_gradients(spec.optimizer):
+                raise BackendError(
+                    f"table {spec.name!r}: {type(spec.optimizer).__name__} has "
+                    "use_gradient_accumulation=False, which devices do not offer; leave it out, or "
+                    "train with embsim.TPUEmbedding"
+                )
+        self.functions = Functions(
+            tuple((spec.name, Table.of(spec)) for spec in self.tables.specs),
+            repr(pack(feature_config, list(self.tables.of_feature))),
+            self.shards,
+            choose(kernels, self.shards.platform),
+            self.feature_config,
+        )
+
+    def init(self, seed: int = 0) -> State:
+        """Every table from its initializer and every slot from its initial value.
+
+        The same numbers as TPUEmbedding(seed=seed) on any backend and mesh.
+        """
+        return self.put(initial_state(self.tables.specs, self.tables.configs, seed))
+
+    def put(self, state: HostState) -> State:
+        """Host arrays [vocabulary_size, dim] on the devices. They are taken over: do not use them
+        again."""
+        return put_state(state, self.shards)
+
+    def get(self, state: State, version: int = 0) -> HostState:
+        """The logical rows of all tables and slots, as host arrays; views where there is one CPU
+        device."""
+        return get_state(state, self.specs, self.shards, version)
+
+    def host_plans(
+        self, features: Any, weights: Any = None
+    ) -> tuple[dict[str, HostPlan], tuple[Output, ...]]:
+        """Plans by table as the reference has them, and where each feature's activations stand.
+
+        Raises:
+          ValueError, TypeError: a batch that breaks a rule of docs/semantics.md section 2.
+        """
+        ids = flatten_up_to(self.feature_config, features)
+        gains = None
+        if weights is not None:
+            gains = flatten_up_to(self.feature_config, weights, "weights")
+        shapes = [None] * len(ids)
+        batch = make_batch(ids, gains, self.features, self.names, shapes, 1)
+        sizes = {each.output_shape[0] for each in batch.features}
+        shards = self.shards.size
+        if len(sizes) > 1 or min(sizes) % shards:
+            raise BatchError(
+                f"plan: the features have {sorted(sizes)} samples; all must have the same number, "
+                f"a multiple of the mesh's {shards} devices; see embsim.pad_batch"
+            )
+        rows = [(spec.name, spec.vocabulary_size) for spec in self.tables.specs]
+        return build_plans(batch, rows, self.tables.of_feature)
+
+    def plan(self, features: Any, weights: Any = None) -> Plan:
+        """Check, plan and transfer one batch: ids, and optionally their weights, in the structure
+        of feature_config, in any form that TPUEmbedding.enqueue takes.
+
+        Raises:
+          ValueError, TypeError: a batch that breaks a rule of docs/semantics.md section 2.
+          CapacityError: a batch beyond the capacities.
+        """
+        return self.put_plan(*self.host_plans(features, weights))
+
+    def put_plan(self, plans: Mapping[str, HostPlan], outputs: Sequence[Output]) -> Plan:
+        """The device form of host plans."""
+        shards = self.shards.size
+        parts = {name: _parts(name, outputs, shards) for name in plans}
+        made = {
+            name: device_plan(plan, parts[name], self.capacities, self.shards)
+            for name, plan in plans.items()
+        }
+        return Plan(made, _local_outputs(outputs, shards))
+
+    def coefficients(self, step: int) -> dict[str, dict[str, np.float32]]:
+        """All numbers of the update of training step `step`, by table: an argument of `update`."""
+        return self._rates.at(step)
+
+    def lookup(self, state: State, plan: Plan) -> Any:
+        """Activations in the structure of feature_config, float32 [*shape, dim]: G @ Q(W) of every
+        feature. Pure; on a mesh each device computes those of its samples."""
+        return self.functions.lookup(state, plan)
+
+    def update(self, state: State, plan: Plan, gradients: Any, coefficients: Coefficients) -> State:
+        """Tables and slots after one step's update. Pure; donate `state`, or tables are copied.
+
+        Args:
+          gradients: d loss / d activations in the structure of feature_config; None is zeros.
+          coefficients: what `coefficients(step)` returned.
+        """
+        return self.functions.update(state, plan, gradients, coefficients)
+
+
+def _parts(name: str, outputs: Sequence[Output], shards: int) -> list[Ranges]:
+    """Of a table's samples those of each device: an equal part of every feature."""
+    members = [each for each in outputs if each.table == name]
+    steps = [(each.hi - each.lo) // shards for each in members]
+    return [
+        [(each.lo + p * n, each.lo + (p + 1) * n) for each, n in zip(members, steps, strict=True)]
+        for p in range(shards)
+    ]
+
+
+def _local_outputs(outputs: Sequence[Output], shards: int) -> tuple[Output, ...]:
+    return tuple(
+        Output(
+            each.table,
+            each.lo // shards,
+            each.hi // shards,
+            (each.shape[0] // shards, *each.shape[1:]),
+        )
+        for each in outputs
+    )

@@ -1,0 +1,175 @@
+"""Lookup and update of all tables of a step, as pure functions of pytrees."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from embsim.config import QuantizationConfig
+from embsim.nest import flatten_up_to, pack
+from embsim.optimizers import coefficients, updates_every_row
+from embsim.plan import Output
+from embsim.state import TableSpec
+
+from ._mesh import Shards
+from .kernels import Kernels
+from .lookup import lookup, shard_rows
+from .plan import LookupPlan
+from .rule import Rule
+from .state import State
+from .update import update
+
+Coefficients = Mapping[str, Mapping[str, Any]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The plans of one batch on the devices, by table, and where each feature's activations stand
+    in those of its table: rows lo .. hi of a device's, in this shape without dim.
+    """
+
+    tables: Mapping[str, LookupPlan]
+    outputs: tuple[Output, ...] = field(metadata={"static": True})
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a program must know of a table."""
+
+    dim: int
+    rule: Rule
+    quantization: QuantizationConfig | None
+
+    @staticmethod
+    def of(spec: TableSpec) -> "Table":
+        assert spec.optimizer is not None
+        rule = Rule.of(spec.optimizer, tuple(coefficients(spec.optimizer, 1.0)))
+        return Table(spec.dim, rule, spec.quantization)
+
+    @property
+    def every_row(self) -> bool:
+        return updates_every_row(self.rule.optimizer)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Equal ones compute the same and share compiled programs: sizes of tables, initial values and
+    rates are arguments.
+
+    Args:
+      tables: (name, Table) of each.
+      structure: of the features, in words; `feature_config` has it.
+    """
+
+    tables: tuple[tuple[str, Table], ...]
+    structure: str
+    shards: Shards
+    kernels: Kernels
+    feature_config: Any = field(compare=False)
+
+    def lookup(self, state: State, plan: Plan) -> Any:
+        """Activations in the structure of feature_config, float32 [*shape, dim]."""
+
+        def local(weights: Any, plans: Any) -> tuple[jax.Array, ...]:
+            found = {
+                name: lookup(
+                    weights[name],
+                    plans[name],
+                    table.quantization,
+                    axes=self.shards.axes,
+                    kernels=self.kernels,
+                )
+                for name, table in self.tables
+            }
+            return tuple(
+                found[each.table][each.lo : each.hi].reshape(*each.shape, -1)
+                for each in plan.outputs
+            )
+
+        with jax.named_scope("embsim.lookup"):
+            leaves = self.shards.local(local)(dict(state.weights), dict(plan.tables))
+        return pack(self.feature_config, leaves)
+
+    def update(self, state: State, plan: Plan, gradients: Any, coefficients: Coefficients) -> State:
+        """Tables and slots after one step's update."""
+        leaves = flatten_up_to(self.feature_config, gradients, "gradients")
+
+        def local(arrays: Any, plans: Any, parts: Any, numbers: Any) -> Any:
+            return {
+                name: update(
+                    weights,
+                    slots,
+                    plans[name],
+                    _stacked(name, table.dim, plan.outputs, parts),
+                    table.rule.optimizer,
+                    numbers[name],
+                    axes=self.shards.axes,
+                    kernels=self.kernels,
+                )
+                for (name, table), (weights, slots) in zip(
+                    self.tables, (arrays[name] for name, _ in self.tables), strict=True
+                )
+            }
+
+        with jax.named_scope("embsim.update"):
+            run = self.shards.local(local, replicated=(3,))
+            made = run(_by_table(state), dict(plan.tables), tuple(leaves), coefficients)
+        return _state(made)
+
+    def touched(self, state: State, plan: Plan) -> Any:
+        """The rows of tables and slots that an update of this plan changes."""
+
+        def rows(table: Table, plan: LookupPlan, array: jax.Array) -> jax.Array:
+            if table.every_row:
+                return array
+            return array.at[shard_rows(plan, self.shards.axes)].get(mode="clip")
+
+        return self._each(rows, plan, _by_table(state))
+
+    def with_touched(self, state: State, plan: Plan, rows: Any) -> State:
+        """`state` with what `touched` returned put back."""
+
+        def put(table: Table, plan: LookupPlan, array: jax.Array, old: jax.Array) -> jax.Array:
+            if table.every_row:
+                return old
+            return array.at[shard_rows(plan, self.shards.axes)].set(old, mode="drop")
+
+        return _state(self._each(put, plan, _by_table(state), rows))
+
+    def _each(self, function: Callable[..., jax.Array], plan: Plan, *trees: Any) -> Any:
+        """`function` on every array of tables and slots, on each shard."""
+
+        def local(plans: Any, *parts: Any) -> Any:
+            return {
+                name: jax.tree.map(
+                    lambda *arrays, n=name, t=table: function(t, plans[n], *arrays),
+                    *(part[name] for part in parts),
+                )
+                for name, table in self.tables
+            }
+
+        return self.shards.local(local)(dict(plan.tables), *trees)
+
+
+def _stacked(name: str, dim: int, outputs: Sequence[Output], parts: Any) -> jax.Array:
+    """The gradients of a table's features one below the other, zeros for None."""
+    rows: list[jax.Array] = []
+    for each, part in zip(outputs, parts, strict=True):
+        if each.table == name:
+            if part is None:
+                rows.append(jnp.zeros((each.hi - each.lo, dim), jnp.float32))
+            else:
+                rows.append(part.reshape(-1, dim).astype(jnp.float32))
+    return jnp.concatenate(rows)
+
+
+def _by_table(state: State) -> dict[str, tuple[Any, dict[str, Any]]]:
+    return {name: (table, dict(state.slots[name])) for name, table in state.weights.items()}
+
+
+def _state(by_table: Mapping[str, tuple[Any, dict[str, Any]]]) -> State:
+    pairs = by_table.items()
+    return State({n: table for n, (table, _) in pairs}, {n: slots for n, (_, slots) in pairs})

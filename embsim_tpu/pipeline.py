@@ -1,0 +1,331 @@
+"""Training by a schedule: the overlap compiled into one straight-line program per kind of tick.
+
+The lookup of step k + 1 stands in one program with the dense step k and with an update, and depends
+on neither, so that XLA may run them at once. Which lookups may, and what they read, is the law of
+embsim.schedule; no number depends on it.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from embsim.plan import LookupPlan as HostPlan
+from embsim.plan import Output
+from embsim.schedule import Schedule, checked
+
+from ._prefetch import prefetched
+from ._ticks import Place, Tick, after, dense_ticks, lookup_ticks, step_ticks
+from .embedding import Embedding
+from .functions import Functions, Plan
+from .state import State
+
+# (carry, activations, inputs) -> (carry, gradients, metrics)
+DenseStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+
+
+class Example(NamedTuple):
+    """One batch: ids in the structure of feature_config, arrays [samples, ...] for the dense step
+    (a pytree), and weights of the ids."""
+
+    features: Any
+    inputs: Any = None
+    weights: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A batch as it is transferred: the plans on the host and on the devices, the inputs there."""
+
+    plans: Mapping[str, HostPlan]
+    outputs: tuple[Output, ...]
+    plan: Plan
+    inputs: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A submitted update that the law does not let lookups see yet."""
+
+    step: int
+    planned: Planned
+    gradients: Any
+    coefficients: Mapping[str, Mapping[str, np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainState:
+    """A run between two training steps.
+
+    Args:
+      tables: tables and slots after `version` updates.
+      carry: of the dense step: parameters, the state of their optimizer, whatever it returns.
+      step: training steps done: the position in the data.
+      start: as at the last drain.
+      pending: updates version .. step - 1, oldest first.
+    """
+
+    tables: State
+    carry: Any
+    step: int = 0
+    version: int = 0
+    start: int = 0
+    pending: tuple[Pending, ...] = ()
+
+
+@dataclass(eq=False)
+class Pipeline:
+    """A run, step by step.
+
+    Args:
+      embedding: tables, features, mesh.
+      dense_step: (carry, activations, inputs) -> (carry, gradients, metrics), pure: activations and
+        gradients (d loss / d activations, or None for zeros) in the structure of feature_config.
+      state: where the run begins. It is taken over: its arrays are donated.
+      schedule: which version each lookup reads; sequential by default.
+
+    An error in `dense_step` while it is traced changes nothing; one that a device raises while it
+    runs leaves no state to go on from: restore a checkpoint.
+    """
+
+    embedding: Embedding
+    dense_step: DenseStep
+    state: TrainState
+    schedule: Schedule | None = None
+    kinds: set[str] = field(default_factory=set[str])  # of the ticks that ran
+    _current: Planned | None = None
+    _activations: Any = None
+
+    def __post_init__(self) -> None:
+        self.schedule = checked(self.schedule)
+        self._programs = programs(self.embedding.functions, self.dense_step)
+
+    def planned(self, example: Example | tuple[Any, ...]) -> Planned:
+        """Check, plan and transfer a batch; for any thread.
+
+        Raises:
+          ValueError, TypeError: a batch that breaks a rule of docs/semantics.md section 2.
+          CapacityError: a batch beyond the capacities.
+        """
+        features, inputs, weights = Example(*example)
+        plans, outputs = self.embedding.host_plans(features, weights)
+        put = self.embedding.shards.put
+        inputs = jax.tree.map(lambda leaf: put(np.array(leaf)), inputs)
+        return Planned(plans, outputs, self.embedding.put_plan(plans, outputs), inputs)
+
+    def begin(self, planned: Planned) -> Any:
+        """The lookup of the next training step. Returns its activations; for calls by hand, `step`
+        does it otherwise."""
+        self._current = planned
+        self._run(lookup_ticks(self._schedule, self._place), None)
+        return self._activations
+
+    def step(self, planned: Planned, following: Planned | None = None, inputs: Any = None) -> Any:
+        """One training step, with the lookup of the following one where the law lets it not wait.
+
+        Returns the metrics of the dense step. `inputs` replaces those of `planned`. Without
+        `following` the state afterwards is whole and may be saved; no number depends on it.
+        """
+        assert self._current is None or self._current is planned, "another batch was looked up"
+        self._current = planned if inputs is None else replace(planned, inputs=inputs)
+        place = self._place
+        if place.looked_up:
+            ticks = dense_ticks(self._schedule, place, following is not None)
+        else:
+            ticks = step_ticks(self._schedule, place, following is not None)
+        return self._run(ticks, following)
+
+    def drain(self) -> None:
+        """Make every update visible to the lookups that follow: a pipeline bubble."""
+        self._run([Tick(update=each.step) for each in self.state.pending], None)
+        self.state = replace(self.state, start=self.state.step)
+        self._current, self._activations = None, None
+
+    def restore(self, state: TrainState) -> None:
+        """Go on from `state`, which is taken over; a step that was looked up is forgotten."""
+        self.state, self._current, self._activations = state, None, None
+
+    @contextmanager
+    def as_if_drained(self) -> Generator[State]:
+        """Tables and slots with every submitted update in them, while the context is open; then
+        the rows that pending updates touched are put back. Looking never changes training."""
+        saved: list[tuple[Pending, Any]] = []
+        tables = self.state.tables
+        for each in self.state.pending:
+            saved.append((each, self._programs.touched(tables, each.planned.plan)))
+            tables = self._updated(tables, each)
+        self.state = replace(self.state, tables=tables)
+        try:
+            yield tables
+        finally:
+            for each, rows in reversed(saved):
+                tables = self._programs.with_touched(tables, each.planned.plan, rows)
+            self.state = replace(self.state, tables=tables)
+
+    @property
+    def _schedule(self) -> Schedule:
+        assert self.schedule is not None
+        return self.schedule
+
+    @property
+    def _place(self) -> Place:
+        state = self.state
+        return Place(state.step, state.version, state.start, self._activations is not None)
+
+    def _run(self, ticks: list[Tick], following: Planned | None) -> Any:
+        metrics = None
+        for tick in ticks:
+            self.kinds.add(tick.kind)
+            if tick.dense is None and tick.lookup is None:
+                due = self.state.pending[0]
+                tables = self._updated(self.state.tables, due)
+                self.state = replace(self.state, tables=tables, pending=self.state.pending[1:])
+            else:
+                metrics = self._run_one(tick, following)
+            self._moved(tick)
+        return metrics
+
+    def _run_one(self, tick: Tick, following: Planned | None) -> Any:
+        state, current = self.state, self._current
+        assert current is not None
+        looked_up = following if tick.lookup != state.step else current
+        pending = state.pending
+        if tick.dense is not None:
+            rates = self.embedding.coefficients(tick.dense)
+            pending = (*pending, Pending(tick.dense, current, None, rates))
+        due = pending[0] if tick.update is not None else None
+        tables, carry, found, gradients, metrics = self._programs.tick(
+            state.tables,
+            state.carry,
+            self._activations,
+            None if tick.dense is None else current.inputs,
+            looked_up.plan if looked_up is not None and tick.lookup is not None else None,
+            None if due is None else (due.planned.plan, due.gradients, due.coefficients),
+            dense=tick.dense is not None,
+            own=due is not None and due.step == tick.dense,
+        )
+        if tick.dense is not None:
+            pending = (*pending[:-1], replace(pending[-1], gradients=gradients))
+            self._current, self._activations = None, None
+        if tick.lookup is not None and tick.lookup != tick.dense:
+            self._current, self._activations = looked_up, found
+        pending = pending[1:] if due is not None else pending
+        self.state = replace(state, tables=tables, carry=carry, pending=pending)
+        return metrics
+
+    def _moved(self, tick: Tick) -> None:
+        place = after(self._place, [tick])
+        self.state = replace(self.state, step=place.step, version=place.version)
+
+    def _updated(self, tables: State, due: Pending) -> State:
+        what = (due.planned.plan, due.gradients, due.coefficients)
+        return self._programs.tick(tables, None, None, None, None, what, dense=False, own=False)[0]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Compiled on first use, once for each kind of tick and shape of batch."""
+
+    tick: Any
+    touched: Any
+    with_touched: Any
+
+
+@lru_cache(maxsize=64)
+def programs(functions: Functions, dense_step: DenseStep) -> Programs:
+    """Of these tables and this dense step; pipelines of equal ones share them."""
+
+    def tick(
+        tables: State,
+        carry: Any,
+        activations: Any,
+        inputs: Any,
+        plan: Any,
+        due: Any,
+        *,
+        dense: bool,
+        own: bool,
+    ) -> tuple[State, Any, Any, Any, Any]:
+        """Each part where its arguments are there: the lookup of `plan`, the dense step, the update
+        `due`: a plan, its gradients (`own`: those of this dense step) and coefficients."""
+        found = gradients = metrics = None
+        if plan is not None:
+            found = functions.lookup(tables, plan)
+        if dense:
+            given = found if activations is None else activations
+            with jax.named_scope("embsim.dense"):
+                carry, gradients, metrics = dense_step(carry, given, inputs)
+        if due is not None:
+            due_plan, older, coefficients = due
+            tables = functions.update(tables, due_plan, gradients if own else older, coefficients)
+            gradients = None if own else gradients
+        return tables, carry, found, gradients, metrics
+
+    return Programs(
+        jax.jit(tick, static_argnames=("dense", "own"), donate_argnums=(0, 1)),
+        jax.jit(functions.touched),
+        jax.jit(functions.with_touched, donate_argnums=0),
+    )
+
+
+def train(
+    embedding: Embedding,
+    dense_step: DenseStep,
+    data: Iterable[Example | tuple[Any, ...]],
+    state: TrainState,
+    *,
+    schedule: Schedule | None = None,
+    steps: int | None = None,
+    prefetch: int = 2,
+    pause_every: int | None = None,
+    on_step: Callable[[int, Any], None] | None = None,
+    on_pause: Callable[[Pipeline], None] | None = None,
+    drain: bool = True,
+) -> TrainState:
+    """Train on `data`, one item a step, and return the state after the last.
+
+    Args:
+      embedding, dense_step, state, schedule: as for `Pipeline`.
+      data: Examples, or tuples of them, from training step state.step on.
+      steps: training steps at which to stop, counted from the beginning of the run, not from
+        `state`; None is the end of the data.
+      prefetch: batches that a thread checks, plans and transfers ahead; 0: no thread.
+      pause_every: at every so many steps the next lookup waits, which changes no number, and
+        on_pause(pipeline) is called: pipeline.state may be saved, and as_if_drained() looked at.
+      on_step: is given the step and the dense step's metrics, device arrays: to look at them
+        waits for the device.
+      drain: apply what is pending at the end. False: leave it pending, to go on later as if never
+        stopped.
+
+    Raises:
+      what `data`, planning or `dense_step` raise, where the step would have been; the thread is
+      stopped.
+    """
+    pipeline = Pipeline(embedding, dense_step, state, schedule)
+    left = None if steps is None else max(0, steps - state.step)
+    with closing(prefetched(_first(data, left), pipeline.planned, prefetch)) as batches:
+        current = next(batches, None)
+        while current is not None:
+            following = next(batches, None)
+            number = pipeline.state.step
+            pauses = pause_every is not None and (number + 1) % pause_every == 0
+            metrics = pipeline.step(current, None if pauses else following)
+            if on_step is not None:
+                on_step(number, metrics)
+            if pauses and on_pause is not None:
+                on_pause(pipeline)
+            current = following
+    if drain:
+        pipeline.drain()
+    return pipeline.state
+
+
+def _first(items: Iterable[Any], count: int | None) -> Iterator[Any]:
+    for number, item in enumerate(items):
+        if count is not None and number >= count:
+            return
+        yield item
