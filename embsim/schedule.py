@@ -102,6 +102,30 @@ def stale(k: int) -> Schedule:
     return Schedule(staleness=k)
 
 
+def schedule_of(text: str) -> Schedule:
+    """A schedule by its constructor's name, for command lines: "stale(2)", "sequential".
+
+    Raises:
+      ValueError: another name, or arguments that the constructor does not take.
+
+    >>> schedule_of("sparsecore_loop(100)")
+    Schedule(staleness=1, drain_every=100, warmup_steps=0)
+    """
+    made = (sequential, tpu_embedding_pipelined, sparsecore_loop, semi_sync, stale)
+    constructors = {each.__name__: each for each in made}
+    name, opened, inside = text.strip().partition("(")
+    try:
+        arguments = [int(number) for number in inside.removesuffix(")").split(",") if number]
+        if name not in constructors or inside.endswith(")") != bool(opened):
+            raise TypeError
+        return constructors[name](*arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"schedule is {text!r}; it must be one of sequential, tpu_embedding_pipelined, "
+            "sparsecore_loop(n), semi_sync(start_batch), stale(k), with whole numbers in range"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Progress:
     """Counts of training steps: dequeued >= submitted (gradients given); `start` as at the last

@@ -19,6 +19,7 @@ from embsim.schedule import (
     check_nothing_waits,
     check_training_dequeue,
     checked,
+    schedule_of,
     visible,
 )
 
@@ -217,3 +218,30 @@ def test_each_constructor_names_what_it_needs():
     }
     for constructor, names in needs.items():
         assert list(inspect.signature(constructor).parameters) == names
+
+
+# --- by name, for command lines
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("sequential", embsim.sequential()),
+        ("sequential()", embsim.sequential()),
+        (" tpu_embedding_pipelined ", embsim.tpu_embedding_pipelined()),
+        ("sparsecore_loop(7)", embsim.sparsecore_loop(7)),
+        ("semi_sync( 3 )", embsim.semi_sync(3)),
+        ("stale(2)", embsim.stale(2)),
+    ],
+)
+def test_a_schedule_has_the_name_of_its_constructor(text, schedule):
+    assert schedule_of(text) == schedule
+
+
+WRONG = ["", "fresh", "stale", "stale()", "stale(x)", "stale(1", "stale 1)", "stale(-1)"]
+
+
+@pytest.mark.parametrize("text", [*WRONG, "sequential(1)", "stale(1, 2)", "sparsecore_loop(0)"])
+def test_another_name_is_refused_with_those_that_there_are(text):
+    with pytest.raises(ValueError, match=r"one of sequential, tpu_embedding_pipelined"):
+        schedule_of(text)
