@@ -30,12 +30,19 @@ class Parity:
         the reference to the bit on any numbers.
       ulps: how far sqrt and division may be from the exact result, in units in the last place;
         0.5 is IEEE.
+      subnormals: its operations keep numbers below 2^-126. False: each of them may take such
+        operands for zero, and return zero for such a result; what is only stored is kept all the
+        same.
+      bounded: names of embsim.conformance.REFUSABLE. With `bitwise`: where the configuration asks
+        for one of them it is held to computed bounds, as if it were not bitwise.
       refuses: {what: why} of what put_state or put_plan refuses with a BackendError: names of
         embsim.conformance.REFUSABLE.
     """
 
     bitwise: bool = False
     ulps: float = 0.5
+    subnormals: bool = True
+    bounded: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

@@ -55,3 +55,4 @@ from .rules import Counting as Counting
 from .rules import EveryOperation as EveryOperation
 from .subject import Subject as Subject
 from .subject import subject_of as subject_of
+from .subnormals import SubnormalMet as SubnormalMet

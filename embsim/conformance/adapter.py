@@ -1,7 +1,7 @@
 """How the kit reaches an engine that has its own queues: an EngineAdapter, and what it can do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +11,7 @@ from ..optimizers import accumulates_gradients, updates_every_row
 from ..optimizers.base import clip_values
 from ..schedule import Schedule
 from .program import Batch, Setup
+from .tolerance import Accuracy
 
 OPTIMIZERS = ("SGD", "Adagrad", "RowwiseAdagrad", "AdagradMomentum", "Adam", "FTRL")
 
@@ -42,6 +43,10 @@ REFUSABLE = (
     "checkpoints",
 )
 
+# Of these a setup does not tell: batches, gradients and calls do.
+NOT_OF_A_SETUP = ("weights", "gradients of None", "inference", "checkpoints")
+BOUNDABLE = tuple(name for name in REFUSABLE if name not in NOT_OF_A_SETUP)
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -53,6 +58,10 @@ class Capabilities:
         numbers chosen so that all orders are exact must still agree to the bit, and others within
         bounds that are computed from the operands.
       ulps: of sqrt and division, in units in the last place; 0.5 is IEEE.
+      subnormals: operations keep numbers below 2^-126. If not, each may take such operands for
+        zero, and return zero for such a result.
+      bounded: names of REFUSABLE. A setup that asks for one of them (`asked_for`) is held to the
+        bounds, as if the engine were not bitwise.
       refuses: {what: why}, by the names of REFUSABLE.
       schedules: those that it can be started with; None: any Schedule.
       output_shift: dequeues of a loop that return None before the first activations; the n-th
@@ -70,6 +79,8 @@ class Capabilities:
 
     bitwise: bool = False
     ulps: float = 0.5
+    subnormals: bool = True
+    bounded: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
     schedules: tuple[Schedule, ...] | None = None
     output_shift: int = 0
@@ -89,6 +100,13 @@ class Capabilities:
                 f"refuses names {unknown}, which no setup asks for; the names are {REFUSABLE} "
                 "(SGD and combiner='sum' cannot be refused)"
             )
+        if not isinstance(self.bounded, tuple):
+            raise TypeError(f"bounded is {self.bounded!r}; it must be a tuple of names")
+        unknown = sorted(set(self.bounded) - set(BOUNDABLE))
+        if unknown:
+            raise ValueError(
+                f"bounded names {unknown}, which no setup asks for; the names are {BOUNDABLE}"
+            )
         if self.drain_points not in ("any", "end"):
             raise ValueError(f"drain_points is {self.drain_points!r}; it must be 'any' or 'end'")
         for name, least in (("output_shift", 0), ("ahead", 1), ("in_flight", 1)):
@@ -99,6 +117,17 @@ class Capabilities:
             raise ValueError(f"ulps is {self.ulps}; it must be at least 0.5, which is IEEE")
         if self.schedules is not None and not self.schedules:
             raise ValueError("schedules is empty; name one, or None for any Schedule")
+
+    @property
+    def to_the_bit(self) -> "Capabilities":
+        """Of a bitwise engine, what it does to the bit: what is `bounded` counts as refused."""
+        kept = dict.fromkeys(self.bounded, "it is held to bounds")
+        return replace(self, refuses={**self.refuses, **kept}) if kept else self
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """That of single operations."""
+        return Accuracy(self.ulps, self.subnormals)
 
     def offers(self, *names: str) -> bool:
         """Whether none of these is refused."""

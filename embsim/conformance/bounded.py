@@ -6,11 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from ..config import QuantizationConfig
 from ..optimizers import accumulates_gradients, coefficients, learning_rate_at, updates_every_row
-from . import tolerance
 from .difference import Difference
 from .program import Bag, Batch, Gradients, Setup
-from .tolerance import Rounded, bounded_bag, bounded_update, check_within, exact, sum_of
+from .tolerance import (
+    IEEE,
+    Accuracy,
+    Rounded,
+    RoundedOps,
+    bounded_update,
+    check_within,
+    exact,
+    sum_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +42,7 @@ def bounded_step(
     batch: Batch,
     gradients: Gradients,
     step: int = 0,
-    ulps: float = 0.5,
+    accuracy: Accuracy = IEEE,
 ) -> BoundedStep:
     """Lookup and update of one batch in these tables, with the coefficients of step `step`."""
     activations: list[dict[tuple[int, ...], Rounded]] = []
@@ -41,34 +50,70 @@ def bounded_step(
     for feature, bags, g in zip(setup.features, batch, gradients, strict=True):
         name, quantization = str(feature.table.name), feature.table.quantization_config
         places: dict[tuple[int, ...], Rounded] = {}
-        for place, rows, factors in _lookups(bags, feature, ulps):
-            values = [exact(tables[name][row], ulps) for row in rows]
-            values = [tolerance.quantized(value, quantization) for value in values]
+        for place, rows, factors in _lookups(bags, feature, accuracy):
+            values = [exact(tables[name][row], accuracy) for row in rows]
+            values = [quantized(value, quantization) for value in values]
             places[place] = bounded_bag(values, factors, feature.table.dim)
             slope = np.zeros(feature.table.dim) if g is None else np.asarray(g, np.float32)[place]
             for row, factor in zip(rows, factors, strict=True):
-                parts[name].setdefault(row, []).append(factor * exact(slope, ulps))
+                parts[name].setdefault(row, []).append(factor * exact(slope, accuracy))
         activations.append(places)
     updated = {
-        name: _updated(setup, name, tables[name], slots[name], parts[name], step, ulps)
+        name: _updated(setup, name, tables[name], slots[name], parts[name], step, accuracy)
         for name in setup.tables
     }
     return BoundedStep(activations, updated)
 
 
 def _lookups(
-    bags: Sequence[Bag], feature: Any, ulps: float
+    bags: Sequence[Bag], feature: Any, accuracy: Accuracy
 ) -> Iterator[tuple[tuple[int, ...], list[int], list[Rounded]]]:
     """(place, rows, gains) of each row of activations that is not zero for want of ids."""
     for sample, bag in enumerate(bags):
         pairs = [item if isinstance(item, tuple) else (item, 1.0) for item in bag]
         if feature.max_sequence_length:
             for position, (row, _) in enumerate(pairs[: feature.max_sequence_length]):
-                yield (sample, position), [row], [exact(1.0, ulps)]
+                yield (sample, position), [row], [exact(1.0, accuracy)]
         elif pairs:
             weights = [weight for _, weight in pairs]
-            factors = tolerance.gains(weights, feature.table.combiner, ulps)
+            factors = gains(weights, feature.table.combiner, accuracy)
             yield (sample,), [row for row, _ in pairs], factors
+
+
+@np.errstate(all="ignore")
+def gains(weights: Sequence[float], combiner: str, accuracy: Accuracy = IEEE) -> list[Rounded]:
+    """As the definition's; a denominator of 0 gives 0, one that could be 0 has no bound."""
+    w = [exact(np.float32(weight), accuracy) for weight in weights]
+    if combiner == "sum" or not w:
+        return w
+    d = sum_of(w if combiner == "mean" else [each * each for each in w])
+    if not d.value and not sum(abs(each.value) for each in w):
+        return [exact(0.0, accuracy)] * len(w)
+    if combiner == "sqrtn":
+        d = RoundedOps.sqrt(d)
+    return [each / d for each in w]
+
+
+def quantized(x: Rounded, config: QuantizationConfig | None) -> Rounded:
+    """Q. Near a tie the value may be one bucket off, and the error says so."""
+    if config is None:
+        return x
+    width = exact(np.float32((config.upper - config.lower) / (config.num_buckets - 1)), x.accuracy)
+    low, high = (exact(np.float32(limit), x.accuracy) for limit in (config.lower, config.upper))
+    x = RoundedOps.minimum(RoundedOps.maximum(x, low), high)
+    place = (x - low) / width + exact(np.float32(0.5))
+    level = np.floor(place.value)
+    off = np.maximum(
+        np.floor(place.value + place.error) - level, level - np.floor(place.value - place.error)
+    )
+    return Rounded(level, off, x.accuracy) * width + low
+
+
+def bounded_bag(rows: Sequence[Rounded], factors: Sequence[Rounded], dim: int) -> Rounded:
+    """sum of gain * row; zeros of an empty bag."""
+    if not rows:
+        return exact(np.zeros(dim))
+    return sum_of([factor * row for factor, row in zip(factors, rows, strict=True)])
 
 
 def _updated(
@@ -78,19 +123,19 @@ def _updated(
     slots: Mapping[str, np.ndarray],
     parts: Mapping[int, list[Rounded]],
     step: int,
-    ulps: float,
+    accuracy: Accuracy,
 ) -> dict[int, tuple[Rounded, tuple[Rounded, ...]]]:
     optimizer = setup.tables[name].optimizer
     numbers = coefficients(optimizer, learning_rate_at(optimizer.learning_rate, step))
-    zero = exact(np.zeros(table.shape[1]), ulps)
+    zero = exact(np.zeros(table.shape[1]), accuracy)
     rows = range(len(table)) if updates_every_row(optimizer) else sorted(parts)
     made: dict[int, tuple[Rounded, tuple[Rounded, ...]]] = {}
     for row in rows:
         contributions = parts.get(row, [])
         if accumulates_gradients(optimizer):
             contributions = [sum_of(contributions) if contributions else zero]
-        before = [exact(slots[slot.name][row], ulps) for slot in optimizer.slots]
-        w = exact(table[row], ulps)
+        before = [exact(slots[slot.name][row], accuracy) for slot in optimizer.slots]
+        w = exact(table[row], accuracy)
         made[row] = bounded_update(optimizer, w, before, contributions, numbers)
     return made
 

@@ -92,12 +92,18 @@ def _close(found: Any, wanted: Any) -> str:
     """What may explain numbers that are only just not equal."""
     if not (np.isfinite(found) and np.isfinite(wanted)):
         return ""
+    if found == 0 and abs(wanted) <= np.finfo(np.float32).smallest_normal:
+        return (
+            "; that is a subnormal number: if the engine takes these for zero (XLA on a CPU and "
+            "fast-math builds do), declare `subnormals=False`"
+        )
     ulps = abs(float(found) - float(wanted)) / float(np.spacing(np.abs(wanted)))
     if ulps > 16:
         return ""
     return (
         f"; they are {ulps:.0f} units in the last place apart: if the engine's sqrt or division is "
-        "not IEEE (XLA and fast-math compilers rewrite g / sqrt(a)), declare it as `ulps`"
+        "not IEEE (XLA and fast-math compilers rewrite g / sqrt(a)), declare it as `ulps`; if some "
+        "of its rules alone are not to the bit, name them in `bounded`"
     )
 
 

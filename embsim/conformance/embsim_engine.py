@@ -97,10 +97,5 @@ class EmbsimEngine:
 def engine_on(backend: str | Backend, parity: Parity) -> type[EmbsimEngine]:
     """embsim's engine on this backend, with what the backend says of itself."""
     made = type("EmbsimEngine", (EmbsimEngine,), {"backend": backend})
-    made.capabilities = replace(
-        EmbsimEngine.capabilities,
-        bitwise=parity.bitwise,
-        ulps=parity.ulps,
-        refuses=parity.refuses,
-    )
+    made.capabilities = replace(EmbsimEngine.capabilities, **vars(parity))
     return made

@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Any
 
 import hypothesis
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, HypothesisException, Unsatisfiable
 
 from .difference import Difference
 from .program import Program, Setup, source
+from .subnormals import SubnormalMet
 
 
 class Draw:
@@ -106,6 +107,8 @@ class Examples:
             self.body(draw)
         except HypothesisException:
             raise  # an example that it does not want
+        except SubnormalMet:
+            reject()  # neither does the check
         except Exception as error:
             self._failure = error, list(getattr(error, "__notes__", [])), draw
             raise

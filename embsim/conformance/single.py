@@ -16,6 +16,7 @@ from .difference import Difference
 from .lockstep import REFUSALS, explained
 from .program import Batch, Drain, Gradients, Program, Setup, Train
 from .subject import Subject
+from .tolerance import IEEE, Accuracy
 
 
 def engine_steps(subject: Subject, setup: Setup, steps: Sequence[tuple[Batch, Gradients]]) -> None:
@@ -31,8 +32,8 @@ def engine_steps(subject: Subject, setup: Setup, steps: Sequence[tuple[Batch, Gr
     try:
         before = _read(engine)
         for number, (batch, gradients) in enumerate(steps):
-            ulps = subject.capabilities.ulps
-            bounds = bounded_step(setup, *before, batch, gradients, number, ulps)
+            accuracy = subject.capabilities.accuracy
+            bounds = bounded_step(setup, *before, batch, gradients, number, accuracy)
             engine.enqueue(batch, True)
             check_activations(setup, engine.dequeue(), bounds)
             engine.apply_gradients(gradients)
@@ -59,12 +60,12 @@ def backend_step(
     slots: Mapping[str, Mapping[str, np.ndarray]],
     batch: Batch,
     gradients: Gradients,
-    ulps: float = 0.5,
+    accuracy: Accuracy = IEEE,
 ) -> None:
     """Lookup and update of one batch from these numbers, within computed bounds."""
     bench = Bench(backend, setup, tables, slots)
     before = bench.read()
-    bounds = bounded_step(setup, *before, batch, gradients, 0, ulps)
+    bounds = bounded_step(setup, *before, batch, gradients, 0, accuracy)
     check_activations(setup, bench.lookup(batch), bounds)
     bench.update(batch, gradients)
     check_state(setup, before, bench.read(), bounds, "after the update")

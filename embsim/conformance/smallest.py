@@ -1,5 +1,6 @@
 """The shortest program that shows a difference from the law."""
 
+from .adapter import asked_for
 from .difference import Difference
 from .lockstep import replay
 from .program import Program
@@ -26,5 +27,7 @@ def smallest(subject: Subject, difference: Difference) -> Difference:
             return False  # no setup of the subject's
         return False
 
-    shrunk(program, shows, RUNS, ids=subject.capabilities.bitwise)
+    can = subject.capabilities
+    ids = can.bitwise and not asked_for(program.setup) & set(can.bounded)
+    shrunk(program, shows, RUNS, ids=ids)
     return latest

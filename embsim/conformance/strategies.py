@@ -88,6 +88,20 @@ def schedules(can: Capabilities = ALL) -> st.SearchStrategy[Schedule]:
     )
 
 
+def regimes(can: Capabilities) -> st.SearchStrategy[str]:
+    """Of numbers that may be compared to the bit in whole programs: real ones where the subject is
+    bitwise; exact ones where it is not, and for what is `bounded`.
+    """
+    if not can.bitwise:
+        return st.just("exact")
+    return st.sampled_from(("real", "exact")) if can.bounded else st.just("real")
+
+
+def to_the_bit(can: Capabilities, regime: str) -> Capabilities:
+    """What may be asked for in this one of `regimes`."""
+    return can if regime == "exact" else can.to_the_bit
+
+
 def buckets(can: Capabilities = ALL) -> list[Bucket]:
     """Those whose shapes the subject does not refuse, and whose samples its replicas divide."""
     offered = [bucket for bucket in BUCKETS if can.offers(*_asked(bucket))]

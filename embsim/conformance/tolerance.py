@@ -8,31 +8,57 @@ of its operands and adds its own rounding. An optimizer's own rule runs on them,
     rules    twice each rounding of the rule's own
 
 What rounds nothing on any machine adds nothing: x + 0, x * 1 and every exact zero. Numbers that may
-be too large for float32 have no bound: their error is infinite.
+be too large for float32 have no bound: their error is infinite. On a machine without subnormals the
+error of a number that may be one reaches to zero.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ..config import QuantizationConfig
 from ..optimizers import row_update
 from .difference import Difference
 
 HALF_ULP = 2.0**-24  # of the magnitude
 UNDERFLOW = 2.0**-150  # half of the smallest subnormal
+SMALLEST = 2.0**-126  # of the normal numbers
 LARGEST = float(np.finfo(np.float32).max)
 OURS = 1 + 2.0**-20  # the float64 roundings of values and bounds themselves
 RULES = 2.0  # a rule's own roundings count so many times (semantics 8.5)
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Of a machine's operations. `ulps`: sqrt and `/`, 0.5 for IEEE. Without `subnormals` each may
+    take a number below 2^-126 for zero, an operand or the result.
+    """
+
+    ulps: float = 0.5
+    subnormals: bool = True
+
+    @property
+    def underflow(self) -> float:
+        """How far a small result may be from the exact one."""
+        return UNDERFLOW if self.subnormals else SMALLEST
+
+    def and_of(self, other: "Accuracy") -> "Accuracy":
+        """Of an operation on numbers of both: what is worse."""
+        if self == other:
+            return self
+        return Accuracy(max(self.ulps, other.ulps), self.subnormals and other.subnormals)
+
+
+IEEE = Accuracy()
+
+
+@dataclass(frozen=True)
 class Rounded:
-    """float64 `value`, `error` >= 0, arrays or numbers. `ulps` is the accuracy of sqrt and `/`,
-    0.5 for IEEE; `steps` how many times each rounding counts.
+    """float64 `value`, `error` >= 0, arrays or numbers; `accuracy` of the operations; `steps`: how
+    many times each rounding counts.
 
     Comparisons are those of the values; a number that could be on either side widens what `where`
     selects (`RoundedOps.where`).
@@ -40,7 +66,7 @@ class Rounded:
 
     value: Any
     error: Any
-    ulps: float = 0.5
+    accuracy: Accuracy = IEEE
     steps: float = 1.0
 
     def __add__(self, other: "Rounded") -> "Rounded":
@@ -51,7 +77,7 @@ class Rounded:
         return self + -other
 
     def __neg__(self) -> "Rounded":
-        return Rounded(-self.value, self.error, self.ulps, self.steps)
+        return replace(self, value=-self.value)
 
     def __mul__(self, other: "Rounded") -> "Rounded":
         first_order = abs(self.value) * other.error + abs(other.value) * self.error
@@ -80,11 +106,12 @@ class Rounded:
 
     def less_accurate(self) -> "Rounded":
         """After a root or a quotient: the rounding beyond half an ulp."""
-        more = self.steps * (2 * self.ulps - 1) * HALF_ULP * (abs(self.value) + self.error)
+        beyond = 2 * self.accuracy.ulps - 1
+        more = self.steps * beyond * HALF_ULP * (abs(self.value) + self.error)
         return replace(self, error=self.error + more)
 
     def _made(self, other: "Rounded", value: Any, error: Any) -> "Rounded":
-        return rounded(value, error, max(self.ulps, other.ulps), max(self.steps, other.steps))
+        return rounded(value, error, *_of_both(self, other))
 
     def _is(self, number: float) -> Any:
         """Where this is certainly `number`, or minus it."""
@@ -136,14 +163,14 @@ class RoundedOps:
         error = np.where(condition.holds, x.error, y.error)
         wide = abs(x.value - y.value) + x.error + y.error
         made = np.where(condition.certain, error, wide)
-        return Rounded(value, made, max(x.ulps, y.ulps), max(x.steps, y.steps))
+        return Rounded(value, made, *_of_both(x, y))
 
     @staticmethod
     def mean(x: Rounded) -> Rounded:
         total = sum_of(
             [replace(x, value=v, error=e) for v, e in zip(x.value, x.error, strict=True)]
         )
-        mean = total / exact(float(len(x.value)), x.ulps)
+        mean = total / exact(float(len(x.value)), x.accuracy)
         return replace(mean, value=mean.value.reshape(1), error=mean.error.reshape(1))
 
 
@@ -160,18 +187,22 @@ def powered(x: Rounded, exponent: Rounded, ulps: float) -> Rounded:
     return replace(result, error=result.error + magnitude * drift + more)
 
 
-def exact(x: Any, ulps: float = 0.5) -> Rounded:
+def exact(x: Any, accuracy: Accuracy = IEEE) -> Rounded:
     """A number that float32 holds exactly."""
     assert np.array_equal(np.float32(x), x, equal_nan=True)
-    return Rounded(np.asarray(x, np.float64), np.zeros(np.shape(x)), ulps)
+    value = np.asarray(x, np.float64)
+    error = np.zeros(np.shape(x))
+    if not accuracy.subnormals:
+        error = np.where(abs(value) < SMALLEST, abs(value), error)
+    return Rounded(value, error, accuracy)
 
 
-def rounded(value: Any, error: Any, ulps: float = 0.5, steps: float = 1.0) -> Rounded:
+def rounded(value: Any, error: Any, accuracy: Accuracy = IEEE, steps: float = 1.0) -> Rounded:
     """The result of one operation: the error of its operands, and its own rounding."""
-    own = steps * (HALF_ULP * (abs(value) + error) + UNDERFLOW)
+    own = steps * (HALF_ULP * (abs(value) + error) + accuracy.underflow)
     error = np.where((value == 0) & (error == 0), 0.0, error + own)
     error = np.where(abs(value) + error > LARGEST, np.inf, error)
-    return Rounded(np.asarray(value), error, ulps, steps)
+    return Rounded(np.asarray(value), error, accuracy, steps)
 
 
 def sum_of(terms: Sequence[Rounded]) -> Rounded:
@@ -179,48 +210,15 @@ def sum_of(terms: Sequence[Rounded]) -> Rounded:
     value = np.sum([term.value for term in terms], axis=0)
     magnitude = np.sum([abs(term.value) + term.error for term in terms], axis=0)
     error = np.sum([term.error for term in terms], axis=0)
-    ulps, steps = max(term.ulps for term in terms), max(term.steps for term in terms)
+    accuracy = reduce(Accuracy.and_of, (term.accuracy for term in terms))
+    steps = max(term.steps for term in terms)
     if len(terms) > 1:
         n = len(terms) * HALF_ULP
         error = error + steps * (n / (1 - n)) * magnitude
+    if not accuracy.subnormals:  # each sum may be one; with them sums do not underflow
+        error = error + np.where(magnitude > 0, (len(terms) - 1) * SMALLEST, 0.0)
     error = np.where(magnitude + error > LARGEST, np.inf, error)
-    return Rounded(value, error, ulps, steps)
-
-
-@np.errstate(all="ignore")
-def gains(weights: Sequence[float], combiner: str, ulps: float = 0.5) -> list[Rounded]:
-    """As the definition's; a denominator of 0 gives 0, one that could be 0 has no bound."""
-    w = [exact(np.float32(weight), ulps) for weight in weights]
-    if combiner == "sum" or not w:
-        return w
-    d = sum_of(w if combiner == "mean" else [each * each for each in w])
-    if not d.value and not sum(abs(each.value) for each in w):
-        return [exact(0.0, ulps)] * len(w)
-    if combiner == "sqrtn":
-        d = RoundedOps.sqrt(d)
-    return [each / d for each in w]
-
-
-def quantized(x: Rounded, config: QuantizationConfig | None) -> Rounded:
-    """Q. Near a tie the value may be one bucket off, and the error says so."""
-    if config is None:
-        return x
-    width = exact(np.float32((config.upper - config.lower) / (config.num_buckets - 1)), x.ulps)
-    low, high = (exact(np.float32(limit), x.ulps) for limit in (config.lower, config.upper))
-    x = RoundedOps.minimum(RoundedOps.maximum(x, low), high)
-    place = (x - low) / width + exact(np.float32(0.5))
-    level = np.floor(place.value)
-    off = np.maximum(
-        np.floor(place.value + place.error) - level, level - np.floor(place.value - place.error)
-    )
-    return Rounded(level, off, x.ulps) * width + low
-
-
-def bounded_bag(rows: Sequence[Rounded], factors: Sequence[Rounded], dim: int) -> Rounded:
-    """sum of gain * row; zeros of an empty bag."""
-    if not rows:
-        return exact(np.zeros(dim))
-    return sum_of([factor * row for factor, row in zip(factors, rows, strict=True)])
+    return Rounded(value, error, accuracy, steps)
 
 
 def bounded_update(
@@ -234,7 +232,7 @@ def bounded_update(
 
     The rule's own roundings count twice, those of the gradients once.
     """
-    numbers = {name: _of_a_rule(exact(value, w.ulps)) for name, value in coefficients.items()}
+    numbers = {n: _of_a_rule(exact(value, w.accuracy)) for n, value in coefficients.items()}
     update = row_update(optimizer, RoundedOps)
     w, state = _of_a_rule(w), tuple(map(_of_a_rule, slots))
     for g in gradients:
@@ -279,7 +277,7 @@ def _monotone(function: Any, x: Rounded) -> Rounded:
         function(np.maximum(y, 0)) for y in (x.value - x.error, x.value, x.value + x.error)
     )
     error = np.maximum(abs(low - mid), abs(high - mid))
-    return rounded(mid, np.where(x.error == 0, 0.0, error), x.ulps, x.steps)
+    return rounded(mid, np.where(x.error == 0, 0.0, error), x.accuracy, x.steps)
 
 
 def _selected(function: Any, x: Rounded, y: Rounded) -> Rounded:
@@ -289,4 +287,8 @@ def _selected(function: Any, x: Rounded, y: Rounded) -> Rounded:
     high = function(x.value + x.error, y.value + y.error)
     error = np.maximum(value - low, high - value)
     error = np.where((x.error == 0) & (y.error == 0), 0.0, error)
-    return Rounded(value, error, max(x.ulps, y.ulps), max(x.steps, y.steps))
+    return Rounded(value, error, *_of_both(x, y))
+
+
+def _of_both(x: Rounded, y: Rounded) -> tuple[Accuracy, float]:
+    return x.accuracy.and_of(y.accuracy), max(x.steps, y.steps)

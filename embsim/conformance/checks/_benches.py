@@ -10,23 +10,37 @@ from ...optimizers import coefficients, learning_rate_at
 from ..bench import Bench
 from ..check import Draw
 from ..difference import Difference, same_bits
+from ..lockstep import definition_of
 from ..program import Batch, Gradients, Program, Setup, Train
-from ..strategies import WILD, Bucket, batches, buckets, gradients, tables_of
+from ..strategies import (
+    WILD,
+    Bucket,
+    batches,
+    buckets,
+    gradients,
+    regimes,
+    setups,
+    tables_of,
+    to_the_bit,
+)
 from ..subject import Subject
 from ._operands import told
 
 STORED = (*WILD, 1e-40, -0.0)  # a number is kept, whatever it is
 
 
-def regime(subject: Subject) -> str:
+def one_step(subject: Subject, draw: Draw) -> tuple[Setup, Batch, Gradients]:
     """Numbers for which the same computation must give the same bits."""
-    return "real" if subject.capabilities.bitwise else "exact"
-
-
-def one_step(subject: Subject, draw: Draw, setup: Setup) -> tuple[Batch, Gradients]:
-    can, numbers = subject.capabilities, regime(subject)
-    batch = draw(batches(setup, can, numbers), "batch")
-    return batch, draw(gradients(setup, can, numbers), "gradients")
+    can = subject.capabilities
+    regime = draw(regimes(can), "regime")
+    setup = draw(setups(to_the_bit(can, regime), regime), "setup")
+    batch = draw(batches(setup, can, regime), "batch")
+    gradient = draw(gradients(setup, can, regime), "gradients")
+    if not can.subnormals:
+        law = definition_of(setup, subnormals=False)
+        law.dequeue(batch)
+        law.apply_gradients(gradient)
+    return setup, batch, gradient
 
 
 def told_step(subject: Subject, setup: Setup, batch: Batch, gradient: Gradients) -> Any:

@@ -1,7 +1,7 @@
 """Real numbers for one update: gradients of all magnitudes, and slots that a rule may meet.
 
 No square of these gradients is a subnormal float32: either it is 0 there, or a normal number.
-Engines that flush subnormals to 0 are not what these checks look for.
+Engines that take subnormals for 0 are not what these checks look for.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def _one_update(subject: Subject, draw: Any, setup: Setup) -> None:
     try:
         backend_step(
             backend, setup, tables, {"t0": slots}, step.batch, step.gradients,
-            subject.capabilities.ulps,
+            subject.capabilities.accuracy,
         )  # fmt: skip
     except Difference as difference:
         shown = {name: np.asarray(array).tolist() for name, array in slots.items()}

@@ -17,7 +17,7 @@ from ..program import Evaluate, Program
 from ..rules import optimizers
 from ..strategies import batches, gradients, setups
 from ..subject import Subject
-from ._benches import backend_of, compare_states, one_step, regime, stored, tall, told_step
+from ._benches import backend_of, compare_states, one_step, stored, tall, told_step
 from ._operands import batch_of, moving, plain_setups, sized, steps_of
 
 
@@ -102,8 +102,7 @@ def check_a_table_without_optimizer_is_looked_up(subject: Subject, draw: Draw) -
 @check("1.1", "5.5", backend=True, effort=0.5)
 def check_a_lookup_leaves_the_state_as_it_was(subject: Subject, draw: Draw) -> None:
     """Tables and slots have their bits after it, and the same lookup gives the same again."""
-    setup = draw(setups(subject.capabilities, regime(subject)), "setup")
-    batch, gradient = one_step(subject, draw, setup)
+    setup, batch, gradient = one_step(subject, draw)
     bench = Bench(backend_of(subject), setup)
     before = bench.read()
     with told_step(subject, setup, batch, gradient):

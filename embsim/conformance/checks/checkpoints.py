@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ...optimizers import FTRL, SGD, Adagrad, AdagradMomentum, Adam, RowwiseAdagrad
 from ...schedule import Schedule
-from ..adapter import Capabilities, asked_of_optimizer
+from ..adapter import OPTIMIZERS, Capabilities, asked_of_optimizer
 from ..check import Draw, check
 from ..difference import Difference, compare
 from ..lockstep import Lockstep, replay
@@ -35,7 +35,7 @@ RATES = Rates((1.0, 0.5, 2.0, 4.0, 0.25))
 def rules(can: Capabilities) -> st.SearchStrategy[Any]:
     """With slots, if it may; where the subject is the law to the bit, any rule's."""
     exact = visible_rules(can, slots=True)
-    return st.one_of(exact, optimizers(can, "real")) if can.bitwise else exact
+    return st.one_of(exact, optimizers(can.to_the_bit, "real")) if can.bitwise else exact
 
 
 def _pipeline(subject: Subject, draw: Draw) -> Setup:
@@ -172,7 +172,9 @@ def check_warm_up_and_loops_are_counted_from_the_first_step_of_the_run(
 
 
 def _may_have_slots(can: Capabilities) -> bool:
-    return in_order(can) and (can.bitwise or can.offers("a user's optimizer"))
+    exact = can.offers(*asked_of_optimizer(Counting()))
+    real = can.bitwise and any(map(can.to_the_bit.offers, OPTIMIZERS[1:]))
+    return in_order(can) and (exact or real)
 
 
 @check("7.4", "7.6", needs=NEEDS, when=_may_have_slots, effort=0.3)

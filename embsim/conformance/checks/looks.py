@@ -22,7 +22,7 @@ from ..program import (
     Setup,
     Train,
 )
-from ..strategies import batches, gradients, schedules, setups
+from ..strategies import batches, gradients, regimes, schedules, setups, to_the_bit
 from ..subject import Subject
 from ._counter import counter, unit_step
 from ._visible import (
@@ -83,8 +83,8 @@ def check_looks_change_no_later_number(subject: Subject, draw: Draw) -> None:
     and slots at the end. On a subject that is bitwise, of every optimizer and any numbers.
     """
     can = subject.capabilities
-    regime = "real" if can.bitwise else "exact"
-    setup: Setup = draw(setups(can, regime, schedule=_stale(can)), "setup")
+    regime = draw(regimes(can), "regime")
+    setup: Setup = draw(setups(to_the_bit(can, regime), regime, schedule=_stale(can)), "setup")
     steps: list[Call] = []
     looked: list[Call] = []
     for _ in range(draw(st.integers(2, 5), "steps")):
@@ -155,8 +155,8 @@ def check_an_evaluation_batch_keeps_its_place_between_training_batches(
 def check_tables_are_read_as_if_drained(subject: Subject, draw: Draw) -> None:
     """Tables and slots right before a drain are those right after it, of all optimizers."""
     can = subject.capabilities
-    regime = "real" if can.bitwise else "exact"
-    setup: Setup = draw(setups(can, regime, schedule=_stale(can)), "setup")
+    regime = draw(regimes(can), "regime")
+    setup: Setup = draw(setups(to_the_bit(can, regime), regime, schedule=_stale(can)), "setup")
     steps: list[Call] = []
     for _ in range(draw(st.integers(1, 3), "steps")):
         batch = draw(batches(setup, can, regime), "batch")

@@ -11,9 +11,8 @@ from ..check import Draw, check
 from ..difference import compare
 from ..lockstep import definition_of
 from ..program import Program
-from ..strategies import setups
 from ..subject import Subject
-from ._benches import backend_of, compare_states, numbers_of, one_step, regime, tall, told_step
+from ._benches import backend_of, compare_states, numbers_of, one_step, tall, told_step
 from ._operands import plain_setups, sized, steps_of, told
 
 
@@ -22,8 +21,7 @@ def check_small_states_compute_what_the_large_one_does(subject: Subject, draw: D
     """The rows of a plan alone, in tables of their own and without the tables that it does not
     name, give the same activations and the same rows; and the large state is not disturbed.
     """
-    setup = draw(setups(subject.capabilities, regime(subject)), "setup")
-    batch, gradient = one_step(subject, draw, setup)
+    setup, batch, gradient = one_step(subject, draw)
     bench = Bench(backend_of(subject), setup)
     backend, before = bench.backend, bench.read()
     plans, outputs = bench.plans(batch)

@@ -19,7 +19,7 @@ from ..difference import Difference, compare
 from ..lockstep import replay
 from ..program import Call, Look, Program, Setup, Train, Values
 from ..strategies import batches as any_batches
-from ..strategies import buckets, gradients, schedules, setups
+from ..strategies import buckets, gradients, regimes, schedules, setups, to_the_bit
 from ..subject import Subject
 from ._visible import in_order, side_by_side, visible_rules, visible_setups, visible_steps
 
@@ -29,12 +29,7 @@ def _several(can: Capabilities) -> bool:
     return len(can.replicas) > 1
 
 
-def _regime(can: Capabilities) -> str:
-    return "real" if can.bitwise else "exact"
-
-
-def _steps(draw: Draw, setup: Setup, can: Capabilities, most: int) -> list[Train]:
-    regime = _regime(can)
+def _steps(draw: Draw, setup: Setup, can: Capabilities, regime: str, most: int) -> list[Train]:
     return [
         Train(
             draw(any_batches(setup, can, regime), "batch"),
@@ -50,8 +45,9 @@ def check_the_number_of_replicas_changes_nothing(subject: Subject, draw: Draw) -
     can = subject.capabilities
     most = max(can.replicas)
     shapes = [each for each in buckets(can) if each.samples % most == 0] or buckets(can)
-    setup: Setup = draw(setups(can, _regime(can), shapes=shapes), "setup")
-    steps = _steps(draw, setup, can, 4)
+    regime = draw(regimes(can), "regime")
+    setup: Setup = draw(setups(to_the_bit(can, regime), regime, shapes=shapes), "setup")
+    steps = _steps(draw, setup, can, regime, 4)
     counts = [n for n in sorted(set(can.replicas)) if setup.samples % n == 0]
     for number in counts:
         program = Program(replace(setup, replicas=number), tuple(steps))
@@ -114,8 +110,9 @@ def check_where_rows_lie_changes_nothing(subject: Subject, draw: Draw) -> None:
     activations, and the same tables in the other order.
     """
     can = subject.capabilities
-    setup: Setup = draw(setups(can, _regime(can)), "setup")
-    steps = _steps(draw, setup, can, 3)
+    regime = draw(regimes(can), "regime")
+    setup: Setup = draw(setups(to_the_bit(can, regime), regime), "setup")
+    steps = _steps(draw, setup, can, regime, 3)
     shards, kind = draw(st.integers(1, 7), "shards"), draw(st.sampled_from(KINDS), "kind")
     order = {name: _laid_out(config, shards, kind) for name, config in setup.tables.items()}
     moved = Program(_moved(setup, order), tuple(_with_ids(setup, each, order) for each in steps))

@@ -146,7 +146,7 @@ def check_without_accumulation_each_contribution_is_an_update_in_order(
 @check("8.3", when=lambda can: can.bitwise)
 def check_contributions_are_added_in_the_written_order(subject: Subject, draw: Draw) -> None:
     """By feature, then sample, then position, each sum rounded: numbers whose sum tells."""
-    can = subject.capabilities
+    can = subject.capabilities.to_the_bit
     orders = st.permutations((2.0**24, 1.0, -(2.0**24), 3.0))
     numbers = np.array([draw(orders, "a column") for _ in range(2)], np.float32).T
     row = draw(st.integers(0, ROWS - 1), "row")

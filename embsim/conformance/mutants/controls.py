@@ -8,14 +8,15 @@ import numpy as np
 
 from ...backend import Parity
 from ...errors import BackendError
-from ...optimizers import accumulates_gradients
+from ...optimizers import SGD, accumulates_gradients
 from ...plan import LookupPlan
 from ...reference import ReferenceBackend
 from ...schedule import tpu_embedding_pipelined
 from ...state import Rows, State
-from ..adapter import REFUSABLE, Capabilities, asked_for
+from ..adapter import OPTIMIZERS, REFUSABLE, Capabilities, asked_for
 from ..embsim_engine import EmbsimEngine
 from ..program import Batch, Setup
+from ._machines import Flushed, Flushing, RowByRow, SumsSquaresBackwards
 
 Arrays = dict[str, np.ndarray]
 
@@ -193,10 +194,46 @@ class GivesOutputsLate(EmbsimEngine):
         super().drain()
 
 
+class FlushesSubnormals(Flushing):
+    """Takes subnormal numbers for zero in every operation, and says so."""
+
+    parity: ClassVar[Parity] = Parity(bitwise=True, subnormals=False)
+
+
+class FlushesProducts(FlushesSubnormals):
+    """Takes them for zero in products alone."""
+
+    class _Array(Flushed):
+        kept: ClassVar[tuple[str, ...]] = ("add", "subtract", "divide", "sqrt")
+
+    array: ClassVar[type[Flushed]] = _Array
+
+
+class BoundsAllRules(RowByRow):
+    """All rules but SGD's are computed in float64, and it says so."""
+
+    parity: ClassVar[Parity] = Parity(
+        bitwise=True, bounded=(*OPTIMIZERS[1:], "a user's optimizer", "power")
+    )
+
+    def of_rule(self, optimizer: Any, array: np.ndarray) -> np.ndarray:
+        return array if isinstance(optimizer, SGD) else array.astype(np.float64)
+
+
+class BoundsRowwiseAdagrad(SumsSquaresBackwards):
+    """Adds RowwiseAdagrad's squares backwards, and says so."""
+
+    parity: ClassVar[Parity] = Parity(bitwise=True, bounded=("RowwiseAdagrad",))
+
+
 CONTROLS: tuple[Any, ...] = (
     CopiesEverything(),
     SplitsLookups(),
     SumsBackwards(),
+    FlushesSubnormals(),
+    FlushesProducts(),
+    BoundsRowwiseAdagrad(),
+    BoundsAllRules(),
     PromisesLittle,
     GivesOutputsLate,
 )

@@ -1,15 +1,18 @@
 """Faults of precision: too little, and in one place too much."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ...backend import Parity
+from ...optimizers import RowwiseAdagrad
 from ...plan import LookupPlan
 from ...reference import ReferenceBackend
 from ...state import State
 from ..embsim_engine import EmbsimEngine
 from ._changed import OtherRule
+from ._machines import Flushed, Flushing
 from .mutant import mutant
 
 Plans = Mapping[str, LookupPlan]
@@ -83,3 +86,50 @@ class SumsAreTakenInFloat64(ReferenceBackend):
             plans[name] = LookupPlan(each.table, each.num_rows, splits, rows, ones)
             summed[name] = wide.astype(np.float32)
         return super().update(state, plans, summed, coefficients)
+
+
+@mutant(
+    killed_by="check_adagrad_momentum_stays_within_computed_bounds",
+    origin="Reason to expect it: 'too small to matter' is a threshold in the code, not 2^-126.",
+)
+class MoreThanSubnormalsIsZero(Flushing):
+    """Numbers below 2^-96 are zero, and its parity allows only subnormal ones to be."""
+
+    class _Array(Flushed):
+        below: ClassVar[float] = 2.0**-96
+
+    array: ClassVar[type[Flushed]] = _Array
+    parity: ClassVar[Parity] = Parity(bitwise=True, subnormals=False)
+
+
+@mutant(
+    killed_by="check_put_state_and_get_state_keep_every_number",
+    origin="Reason to expect it: a copy that goes through arithmetic, by a device without them.",
+)
+class SubnormalsAreNotStored(Flushing):
+    """Subnormal numbers that are put come back as zero; its parity speaks of operations."""
+
+    parity: ClassVar[Parity] = Parity(bitwise=True, subnormals=False)
+
+    def put_state(self, state: State) -> State:
+        for array in state.weights.values():
+            array[abs(array) < 2.0**-126] = 0
+        return super().put_state(state)
+
+
+@mutant(
+    killed_by="check_rowwise_adagrad_stays_within_computed_bounds",
+    origin="Reason to expect it: what need not be to the bit is not looked at closely.",
+)
+class BoundedRulesLoseBits(ReferenceBackend):
+    """RowwiseAdagrad's gradients lose half of their bits; its parity promises bounds for it."""
+
+    parity: ClassVar[Parity] = Parity(bitwise=True, bounded=("RowwiseAdagrad",))
+
+    def update(self, state: State, plan: Plans, gradients: Arrays, coefficients: Numbers) -> State:
+        given = dict(gradients)
+        for name in plan:
+            if isinstance(state.specs[name].optimizer, RowwiseAdagrad):
+                upper = given[name].view(np.uint32) & np.uint32(0xFFFFF000)
+                given[name] = upper.view(np.float32)
+        return super().update(state, plan, given, coefficients)

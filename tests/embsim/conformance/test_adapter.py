@@ -17,6 +17,7 @@ from embsim import (
 from embsim.conformance import Capabilities, Counting, Rates, Setup, arrays
 from embsim.conformance.adapter import ALL, REFUSABLE, asked_for, asked_of_optimizer
 from embsim.conformance.rules import EXACT_OPTIMIZERS, REAL_OPTIMIZERS
+from embsim.conformance.tolerance import IEEE, Accuracy
 
 
 def asked(optimizer=None, *, length=0, features=1, tables=1, **options):
@@ -71,6 +72,31 @@ def test_names_that_nothing_asks_for_are_refused():
         Capabilities(refuses={"adam": "a slip"})
     with pytest.raises(ValueError, match="drain_points is 'never'"):
         Capabilities(drain_points="never")
+
+
+def test_what_is_bounded_is_named_as_what_is_refused():
+    assert Capabilities(bounded=("RowwiseAdagrad", "power")).bounded == ("RowwiseAdagrad", "power")
+    with pytest.raises(ValueError, match=r"bounded names \['adam'\], which no setup asks for"):
+        Capabilities(bounded=("FTRL", "adam"))
+    for of_a_batch in ("weights", "gradients of None", "inference", "checkpoints"):
+        assert of_a_batch in REFUSABLE
+        with pytest.raises(ValueError, match="which no setup asks for"):
+            Capabilities(bounded=(of_a_batch,))
+    with pytest.raises(TypeError, match="bounded"):
+        Capabilities(bounded="power")
+
+
+def test_what_is_bounded_is_not_asked_for_to_the_bit():
+    can = Capabilities(bitwise=True, bounded=("FTRL",), refuses={"Adam": "no"})
+    assert can.offers("FTRL")
+    assert not can.to_the_bit.offers("FTRL") and not can.to_the_bit.offers("Adam")
+    assert can.to_the_bit.offers("Adagrad") and can.to_the_bit.bitwise
+    assert ALL.to_the_bit is ALL
+
+
+def test_the_accuracy_is_that_of_the_bounds():
+    assert ALL.accuracy == IEEE
+    assert Capabilities(ulps=2.0, subnormals=False).accuracy == Accuracy(2.0, False)
 
 
 def test_offers():

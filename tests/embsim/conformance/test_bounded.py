@@ -5,13 +5,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embsim import FTRL, SGD, Adagrad, Adam, FeatureConfig, TableConfig
+from embsim import (
+    FTRL,
+    SGD,
+    Adagrad,
+    Adam,
+    FeatureConfig,
+    QuantizationConfig,
+    TableConfig,
+    definition,
+)
 from embsim.conformance import Difference, Setup, Values
-from embsim.conformance.bounded import bounded_step, check_activations, check_state
+from embsim.conformance.bounded import (
+    bounded_step,
+    check_activations,
+    check_state,
+    gains,
+    quantized,
+)
+from embsim.conformance.checks._real_steps import GRADIENTS, WEIGHTS
 from embsim.conformance.lockstep import definition_of
 from embsim.conformance.strategies import batches, gradients, setups
+from embsim.conformance.tolerance import Rounded, check_within, exact
 
 F = np.float32
+NUMBERS = st.sampled_from([F(x) for x in (*GRADIENTS, *WEIGHTS, 2.0**24, -7.5, 1e4)])
+SEEDS = st.integers(0, 2**32 - 1)
 
 
 def arrays_of(law, version):
@@ -153,3 +172,46 @@ def test_nearly_every_drawn_number_has_a_bound(data):
     for rows in bounds.rows.values():
         for w, slots in rows.values():
             assert all(np.isfinite(each.error).all() for each in (w, *slots))
+
+
+# --- gains and quantization
+
+
+@settings(max_examples=200)
+@given(st.lists(NUMBERS, max_size=5), st.sampled_from(["sum", "mean", "sqrtn"]), SEEDS)
+def test_gains_are_those_of_the_definition_in_any_order(weights, combiner, seed):
+    bounds = gains([float(weight) for weight in weights], combiner)
+    order = np.random.default_rng(seed).permutation(len(weights))
+    with np.errstate(all="ignore"):
+        for places in (range(len(weights)), order):
+            found = definition.gains([weights[i] for i in places], combiner)
+            for i, gain in zip(places, found, strict=True):
+                check_within("gain", np.asarray(gain), bounds[i])
+
+
+def test_weights_that_are_all_zero_have_gain_zero_and_no_doubt():
+    for combiner in ("mean", "sqrtn"):
+        assert [(g.value, g.error) for g in gains([0.0, 0.0], combiner)] == [(0, 0), (0, 0)]
+
+
+def test_a_denominator_that_may_be_zero_has_no_bound():
+    assert all(not np.isfinite(gain.error) for gain in gains([0.1, -0.1], "mean"))
+
+
+@settings(max_examples=200)
+@given(st.lists(NUMBERS, min_size=1, max_size=4), st.sampled_from([2, 3, 100]))
+def test_quantized_rows_are_within_their_bounds(row, buckets):
+    config = QuantizationConfig(buckets, -0.3, 0.7)
+    row = np.array(row, F)
+    bounded = quantized(exact(row), config)
+    check_within("row", definition.quantized(row, config), bounded)
+
+
+def test_near_a_tie_both_buckets_are_right():
+    config = QuantizationConfig(3, -1.0, 1.0)
+    tie, beside = exact(F([0.5])), exact(F([0.25]))
+    both = quantized(Rounded(tie.value, np.array([1e-6])), config)
+    check_within("row", F([1.0]), both)
+    check_within("row", F([0.0]), both)
+    with pytest.raises(Difference):
+        check_within("row", F([1.0]), quantized(beside, config))

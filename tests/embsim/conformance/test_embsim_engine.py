@@ -1,13 +1,14 @@
 """embsim's own engine as an adapter."""
 
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from embsim import SGD, Adam, DeadlockError, FeatureConfig, ReferenceBackend, TableConfig, stale
 from embsim.backend import Parity
-from embsim.conformance import EmbsimEngine, EngineAdapter, Setup, Values
+from embsim.conformance import Capabilities, EmbsimEngine, EngineAdapter, Setup, Values
 from embsim.conformance.embsim_engine import engine_on
 
 ONE = [np.ones((2, 1), np.float32), None]
@@ -85,10 +86,23 @@ def test_engines_over_a_backend_use_it_and_declare_its_parity():
             Seen.lookups += 1
             return super().lookup(state, plan)
 
-    made = engine_on(Seen(), Parity(ulps=1.0, refuses={"Adam": "no"}))
+    parity = Parity(ulps=1.0, subnormals=False, bounded=("FTRL",), refuses={"Adam": "no"})
+    made = engine_on(Seen(), parity)
     engine = made(setup_of())
     step(engine)
     engine.close()
     assert Seen.lookups == 1
     assert (made.capabilities.bitwise, made.capabilities.ulps) == (False, 1.0)
+    assert (made.capabilities.subnormals, made.capabilities.bounded) == (False, ("FTRL",))
     assert not made.capabilities.offers("Adam") and EmbsimEngine.capabilities.offers("Adam")
+
+
+def test_a_parity_has_the_names_and_defaults_of_capabilities():
+    assert {f.name for f in fields(Parity)} <= {f.name for f in fields(Capabilities)}
+    for each in fields(Parity):
+        assert getattr(Parity(), each.name) == getattr(Capabilities(), each.name)
+
+
+def test_a_parity_with_unknown_names_is_refused():
+    with pytest.raises(ValueError, match=r"bounded names \['adam'\]"):
+        engine_on(ReferenceBackend(), Parity(bounded=("adam",)))

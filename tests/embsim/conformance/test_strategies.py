@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 
 import embsim.definition
 from embsim.conformance import LEVELS, Apply, Capabilities, Enqueue, Evaluate, Setup, Train
-from embsim.conformance.adapter import REFUSABLE, asked_for
+from embsim.conformance.adapter import BOUNDABLE, REFUSABLE, asked_for
 from embsim.conformance.lockstep import definition_of
 from embsim.conformance.machine import programs, training_loops
-from embsim.conformance.strategies import BAG, BUCKETS, batches, gradients, setups
+from embsim.conformance.strategies import (
+    BAG,
+    BUCKETS,
+    batches,
+    gradients,
+    regimes,
+    setups,
+    to_the_bit,
+)
 
 
 def drawn(strategy, count):
@@ -166,6 +174,20 @@ def test_everything_that_may_be_refused_is_drawn_otherwise():
     found = set().union(*(asked_for(setup) for setup in drawn(setups(regime="real"), 200)))
     of_calls = {"weights", "gradients of None", "inference", "checkpoints"}  # see REACHABLE
     assert set(REFUSABLE) - found == of_calls
+
+
+@pytest.mark.parametrize("name", BOUNDABLE)
+def test_what_is_bounded_is_not_compared_to_the_bit_on_real_numbers(name):
+    can = Capabilities(bitwise=True, bounded=(name,))
+    assert set(drawn(regimes(can), 20)) == {"real", "exact"}
+    assert to_the_bit(can, "exact") is can
+    for setup in drawn(setups(to_the_bit(can, "real"), "real"), 10):
+        assert name not in asked_for(setup)
+
+
+def test_regimes_follow_from_what_is_to_the_bit():
+    assert set(drawn(regimes(Capabilities(bitwise=True)), 5)) == {"real"}
+    assert set(drawn(regimes(Capabilities(bounded=("FTRL",))), 5)) == {"exact"}
 
 
 # --- the exact regime

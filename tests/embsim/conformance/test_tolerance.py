@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embsim import QuantizationConfig, definition
 from embsim.conformance import Difference
 from embsim.conformance.checks._real_steps import GRADIENTS, WEIGHTS
 from embsim.conformance.tolerance import (
     HALF_ULP,
+    IEEE,
+    SMALLEST,
+    Accuracy,
     Rounded,
     RoundedOps,
     check_within,
     exact,
-    gains,
-    quantized,
     rounded,
     sum_of,
 )
@@ -127,10 +127,10 @@ def test_a_comparison_that_may_go_either_way_widens_what_it_selects():
 @given(st.sampled_from([0.5, 1.0, 2.0]), st.floats(2.0**-60, 2.0**60, width=32))
 def test_less_accurate_roots_and_quotients_have_their_ulps(ulps, x):
     ulp = float(np.spacing(F(np.sqrt(x))))
-    error = RoundedOps.sqrt(exact(F(x), ulps)).error
+    error = RoundedOps.sqrt(exact(F(x), Accuracy(ulps))).error
     assert ulps * ulp <= error * 1.001 + 2.0**-100
     assert error <= 2.001 * ulps * ulp
-    third = exact(F(x), ulps) / exact(F(3.0))
+    third = exact(F(x), Accuracy(ulps)) / exact(F(3.0))
     assert third.error == pytest.approx(2 * ulps * HALF_ULP * x / 3, rel=1e-5)
 
 
@@ -154,47 +154,83 @@ def test_a_power_may_be_four_ulp_away(x, exponent):
         check_within("power", np.asarray(F(value * (1 + 12 * 2.0**-23))), bounded)
 
 
-# --- gains and quantization
+# --- machines without subnormals
+
+WITHOUT = Accuracy(subnormals=False)
+SMALL = [F(x) for x in (0.0, 1.0, -3.0, 2.0**-63, 3e-20, 7e-38, -1.25 * 2.0**-125, 2.0**-126)]
+SMALL += [F(x) for x in (2.0**-125, 1e-39, -(2.0**-130), 2.0**-149)]
+OPERATIONS = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / y,
+    "minimum": lambda x, y: (
+        RoundedOps.minimum(x, y) if isinstance(x, Rounded) else np.minimum(x, y)
+    ),
+    "sqrt": lambda x, y: RoundedOps.sqrt(x * x) if isinstance(x, Rounded) else np.sqrt(x * x),
+}
 
 
-@settings(max_examples=200)
-@given(st.lists(NUMBERS, max_size=5), st.sampled_from(["sum", "mean", "sqrtn"]), SEEDS)
-def test_gains_are_those_of_the_definition_in_any_order(weights, combiner, seed):
-    bounds = gains([float(weight) for weight in weights], combiner)
-    order = np.random.default_rng(seed).permutation(len(weights))
-    with np.errstate(all="ignore"):
-        for places in (range(len(weights)), order):
-            found = definition.gains([weights[i] for i in places], combiner)
-            for i, gain in zip(places, found, strict=True):
-                check_within("gain", np.asarray(gain), bounds[i])
+def may_be_zero(x, random):
+    """What a machine without subnormals may make of a number."""
+    return F(0) if abs(x) < SMALLEST and random.random() < 0.5 else x
 
 
-def test_weights_that_are_all_zero_have_gain_zero_and_no_doubt():
-    for combiner in ("mean", "sqrtn"):
-        assert [(g.value, g.error) for g in gains([0.0, 0.0], combiner)] == [(0, 0), (0, 0)]
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(SMALL), min_size=2, max_size=5),
+    st.lists(st.sampled_from(sorted(OPERATIONS)), min_size=4, max_size=4),
+    SEEDS,
+)
+@np.errstate(all="ignore")
+def test_bounds_hold_for_any_choice_of_zeros(numbers, operations, seed):
+    random = np.random.default_rng(seed)
+    found, bounded = numbers[0], exact(numbers[0], WITHOUT)
+    for number, name in zip(numbers[1:], operations, strict=False):
+        operands = may_be_zero(found, random), may_be_zero(number, random)
+        found = may_be_zero(OPERATIONS[name](*operands), random)
+        bounded = OPERATIONS[name](bounded, exact(number, WITHOUT))
+    check_within("number", np.asarray(found), bounded)
 
 
-def test_a_denominator_that_may_be_zero_has_no_bound():
-    assert all(not np.isfinite(gain.error) for gain in gains([0.1, -0.1], "mean"))
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(SMALL), min_size=1, max_size=5), SEEDS)
+def test_so_do_those_of_sums(numbers, seed):
+    random = np.random.default_rng(seed)
+    found = F(0)
+    for number in numbers:
+        found = may_be_zero(F(found + may_be_zero(number, random)), random)
+    check_within("sum", np.asarray(found), sum_of([exact(x, WITHOUT) for x in numbers]))
 
 
-@settings(max_examples=200)
-@given(st.lists(NUMBERS, min_size=1, max_size=4), st.sampled_from([2, 3, 100]))
-def test_quantized_rows_are_within_their_bounds(row, buckets):
-    config = QuantizationConfig(buckets, -0.3, 0.7)
-    row = np.array(row, F)
-    bounded = quantized(exact(row), config)
-    check_within("row", definition.quantized(row, config), bounded)
+def test_normal_numbers_are_as_certain_as_on_any_machine():
+    for x, y in ((1.0, 0.1), (-3.0, 2.0**-60), (1e30, 7.0)):
+        for name in ("add", "multiply", "divide"):
+            with_them, without = (
+                OPERATIONS[name](exact(F(x), each), exact(F(y), each)).error
+                for each in (IEEE, WITHOUT)
+            )
+            assert with_them == pytest.approx(without, rel=1e-12)
+        terms = [exact(F(x), WITHOUT), exact(F(y), WITHOUT)]
+        assert sum_of(terms).error <= 2.001 * HALF_ULP * (abs(x) + abs(y))
+    zero = exact(0.0, WITHOUT)
+    assert (
+        exact(F(SMALLEST), WITHOUT).error == sum_of([zero, zero]).error == (zero * zero).error == 0
+    )
 
 
-def test_near_a_tie_both_buckets_are_right():
-    config = QuantizationConfig(3, -1.0, 1.0)
-    tie, beside = exact(F([0.5])), exact(F([0.25]))
-    both = quantized(Rounded(tie.value, np.array([1e-6])), config)
-    check_within("row", F([1.0]), both)
-    check_within("row", F([0.0]), both)
-    with pytest.raises(Difference):
-        check_within("row", F([1.0]), quantized(beside, config))
+@np.errstate(all="ignore")
+def test_what_may_be_zero_is_no_denominator():
+    one = exact(1.0)
+    assert not np.isfinite((one / exact(F(2.0**-127), WITHOUT)).error)
+    assert (one / exact(F(2.0**-120), WITHOUT)).error < 1e30
+
+
+def test_the_worse_of_two_accuracies_counts():
+    less = Accuracy(2.0, subnormals=False)
+    assert Accuracy(2.0).and_of(WITHOUT) == WITHOUT.and_of(Accuracy(2.0)) == less
+    for made in (exact(1.0) * exact(1.0, less), sum_of([exact(1.0, less), exact(1.0)])):
+        assert made.accuracy == less
 
 
 # --- messages
