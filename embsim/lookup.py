@@ -1,7 +1,4 @@
-"""activations = G .
-
-W, and its adjoint row_gradients = G^T . gradients. Everything in the written order.
-"""
+"""activations = G.W, and its adjoint row_gradients = G^T.gradients. All in the written order."""
 
 import numpy as np
 from jaxtyping import Float32

@@ -70,7 +70,10 @@ class Placement:
         return short + int(shard < longer)
 
     def split(self, array: np.ndarray) -> list[np.ndarray]:
-        """One view per shard of an array [num_rows, ...]."""
+        """The shards' parts of an array [num_rows, ...].
+
+        One view per shard.
+        """
         if array.shape[:1] != (self.num_rows,):
             raise ValueError(
                 f"split: the array has shape {array.shape}; its first axis must be {self.num_rows}"
@@ -81,7 +84,10 @@ class Placement:
         return [array[low : low + self.rows_in_shard(shard)] for shard, low in enumerate(firsts)]
 
     def join(self, shards: Sequence[np.ndarray]) -> np.ndarray:
-        """A new array [num_rows, ...]: the inverse of split."""
+        """An array [num_rows, ...]: the inverse of split.
+
+        A new one.
+        """
         found = [len(shard) for shard in shards]
         required = [self.rows_in_shard(shard) for shard in range(self.num_shards)]
         if found != required:

@@ -38,8 +38,10 @@ class SortedRows:
 
 @dataclass(frozen=True, eq=False)
 class LookupPlan:
-    """G of one step and table: output row s is the sum of gain[j] * W[row[j]] over splits[s] <= j <
-    splits[s + 1].
+    """G of one step and table: output row s is the sum of gain[j] * W[row[j]] over the positions j
+    of sample s.
+
+    These are splits[s] <= j < splits[s + 1].
     """
 
     table: str

@@ -50,10 +50,10 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """All tables and slots after `version` updates.
+    """All tables and slots at one version.
 
-    `weights` by table name, [vocabulary_size, dim]; `slots` by table and slot name. Logical rows
-    only, never padding.
+    `version` is the number of updates. `weights` by table name, [vocabulary_size, dim]; `slots` by
+    table and slot name. Logical rows only, never padding.
     """
 
     specs: Mapping[str, TableSpec]

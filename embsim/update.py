@@ -21,15 +21,18 @@ def update(
     optimizer: Optimizer,
     coefficients: Mapping[str, np.float32],
 ) -> None:
-    """rule(w, G.T @ gradients, slots; coefficients) on each touched row, in place; all other rows
-    stay as they are.
+    """rule(w, G.T @ gradients, slots; coefficients) on each touched row; all other rows stay as
+    they are.
 
-    Per row: sum its contributions in order, clip the sum, decay w, apply the rule, clip w. With
-    use_gradient_accumulation=False each contribution is an update of its own, in the same order. A
+    Per row: sum its contributions in order, clip the sum, decay w, apply the rule, clip w. A
     non-lazy optimizer updates every row, with gradient 0 where nothing was looked up.
+
+    With use_gradient_accumulation=False each contribution is an update of its own, in that order.
 
     `slots` by name, [rows, dim] or [rows, 1]; `coefficients` as `optimizers.coefficients` made
     them, in that order.
+
+    In place; `slots` in the order of the optimizer's own.
     """
     tasks = update_tasks(table, list(slots.values()), plan, gradients, optimizer, coefficients)
     parallel(tasks, work(table, plan, optimizer))

@@ -66,26 +66,26 @@ def lookup_ticks(schedule: Schedule, place: Place) -> list[Tick]:
 def dense_ticks(schedule: Schedule, place: Place, following: bool) -> list[Tick]:
     """The dense step, whose activations are there, with the next lookup if `following` and the law
     lets it not wait; then the updates that no later lookup may miss."""
-    step, version = place.step, place.version
+    step = place.step
     reads = schedule.version_read(step + 1, place.start)
-    if not following or reads != version:
+    if not following or reads > step:
         return [Tick(dense=step)]
+    late = [Tick(update=u) for u in range(place.version, reads)]  # after a step without `following`
     visible = min(step + 1, schedule.version_read(step + 2, place.start))
-    if visible == version:
-        return [Tick(lookup=step + 1, dense=step)]
-    more = [Tick(update=u) for u in range(version + 1, visible)]
-    return [Tick(lookup=step + 1, dense=step, update=version), *more]
+    alone = reads == step and schedule.staleness > 1  # for want of a sixth kind
+    first = None if visible == reads or alone else reads
+    rest = range(reads if first is None else reads + 1, visible)
+    both = Tick(lookup=step + 1, dense=step, update=first)
+    return [*late, both, *(Tick(update=u) for u in rest)]
 
 
 def step_ticks(schedule: Schedule, place: Place, following: bool) -> list[Tick]:
     """All of one training step."""
-    waits = schedule.version_read(place.step + 1, place.start) == place.step + 1
-    if schedule.staleness <= 1 and waits and not place.looked_up:
-        *before, lookup = lookup_ticks(schedule, place)
-        return [*before, Tick(lookup.lookup, place.step, place.step)]
     before = lookup_ticks(schedule, place)
-    version = place.version + len(before[:-1])
-    there = Place(place.step, version, place.start, looked_up=True)
+    there = after(place, before)
+    waits = schedule.version_read(place.step + 1, place.start) == place.step + 1
+    if schedule.staleness <= 1 and waits and before and there.version == place.step:
+        return [*before[:-1], Tick(place.step, place.step, place.step)]
     return [*before, *dense_ticks(schedule, there, following)]
 
 

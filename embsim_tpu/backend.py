@@ -92,6 +92,8 @@ class JaxBackend:
         return Parity(
             bitwise=cpu and self.shards.size == 1 and all(flag in flags for flag in BITWISE_FLAGS),
             ulps=0.5 if cpu else 4.0,
+            subnormals=False,
+            bounded=("RowwiseAdagrad", "power"),  # a sum of the machine's order; float32
             refuses={
                 "use_gradient_accumulation=False": "a device sums duplicates before the rule; "
                 "one after the other they would be a loop over ids"

@@ -55,9 +55,19 @@ class Capacities:
         Raises:
           CapacityError: a given capacity that does not. Nothing is ever dropped.
         """
+        capacity = self.proposed(table, need)
+        self.learn(table, capacity)
+        return capacity
+
+    def proposed(self, table: str, need: Capacity) -> Capacity:
+        """As fitting, but nothing is learned yet."""
         given = self._of(table)
         if given is None:
-            return self._grown(table, need)
+            known = self._learned.get(table, Capacity(SMALLEST, SMALLEST))
+            return Capacity(
+                max(known.positions, power_of_two(need.positions)),
+                max(known.rows, power_of_two(need.rows)),
+            )
         if not given.holds(need):
             raise CapacityError(
                 f"put_plan: table {table!r}: the batch has {need.positions} ids on one device and "
@@ -67,21 +77,19 @@ class Capacities:
             )
         return given
 
+    def learn(self, table: str, capacity: Capacity) -> None:
+        """Batches of `table` are padded to `capacity`, or to more, from now on."""
+        known = self._learned.get(table, Capacity(0, 0))
+        if self._of(table) is None and not known.holds(capacity):
+            self.growths += 1
+            self._learned[table] = Capacity(
+                max(known.positions, capacity.positions), max(known.rows, capacity.rows)
+            )
+
     def _of(self, table: str) -> Capacity | None:
         if isinstance(self._given, Capacity):
             return self._given
         return self._given.get(table) if isinstance(self._given, Mapping) else None
-
-    def _grown(self, table: str, need: Capacity) -> Capacity:
-        known = self._learned.get(table, Capacity(SMALLEST, SMALLEST))
-        if table not in self._learned or not known.holds(need):
-            self.growths += 1
-            known = Capacity(
-                max(known.positions, power_of_two(need.positions)),
-                max(known.rows, power_of_two(need.rows)),
-            )
-            self._learned[table] = known
-        return known
 
 
 def power_of_two(number: int) -> int:

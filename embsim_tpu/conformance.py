@@ -41,11 +41,8 @@ class PipelineEngine:
     @classmethod
     def on(cls, mesh: Mesh | None) -> type["PipelineEngine"]:
         """The engine on this mesh."""
-        parity = JaxBackend(mesh).parity
         made = type("PipelineEngine", (cls,), {"mesh": mesh})
-        made.capabilities = replace(
-            cls.capabilities, bitwise=parity.bitwise, ulps=parity.ulps, refuses=parity.refuses
-        )
+        made.capabilities = replace(cls.capabilities, **vars(JaxBackend(mesh).parity))
         return made
 
     def __init__(self, setup: Setup) -> None:

@@ -10,8 +10,10 @@ lookup reads is the caller's business here; `pipeline.train` does it by a schedu
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -27,12 +29,14 @@ from embsim.state import State as HostState
 from embsim.state import initial_state
 from embsim.tables import resolve_tables
 
-from ._mesh import Shards
+from ._mesh import Processes, Shards, Turn
 from .capacity import Capacities, Capacity
 from .functions import Coefficients, Functions, Plan, Table
 from .kernels import choose
-from .plan import Ranges, device_plan
+from .plan import Cut, Ranges, cut, put_cut
 from .state import State, get_state, put_state
+
+_numbers = count()  # of embeddings, which all processes make in the same order
 
 
 class Embedding:
@@ -42,7 +46,8 @@ class Embedding:
       feature_config: FeatureConfigs in any nesting of dicts, lists and tuples.
       optimizer: of the tables that have none of their own.
       mesh: tables are split by row (mod), samples by the first axis of every feature, over all of
-        its devices; None is the default device.
+        its devices; None is the default device. Where they belong to several processes, all make
+        the same embeddings in the same order.
       capacity: static sizes of plans by table: "auto" learns them; see `embsim_tpu.Capacity`.
       kernels: "auto", or "xla": plain XLA on every platform.
 
@@ -67,6 +72,7 @@ class Embedding:
         self.specs = {spec.name: spec for spec in self.tables.specs}
         self.shards = Shards(mesh)
         self.capacities = Capacities(capacity)
+        self.processes = Processes(self.shards.processes, f"embedding {next(_numbers)}")
         self._rates = Rates(self.tables.specs)
         for spec in self.tables.specs:
             if not accumulates_gradients(spec.optimizer):
@@ -114,12 +120,17 @@ class Embedding:
             gains = flatten_up_to(self.feature_config, weights, "weights")
         shapes = [None] * len(ids)
         batch = make_batch(ids, gains, self.features, self.names, shapes, 1)
-        sizes = {each.output_shape[0] for each in batch.features}
-        shards = self.shards.size
-        if len(sizes) > 1 or min(sizes) % shards:
+        sizes, own = {each.output_shape[0] for each in batch.features}, len(self.shards.own)
+        if not own:
+            raise BackendError(
+                f"plan: the mesh has no device of this process, {jax.process_index()}; it has "
+                f"devices of {list(self.shards.processes)}: only those can take part"
+            )
+        if len(sizes) > 1 or min(sizes) % own:
+            whose = "the mesh's" if own == self.shards.size else "this process's"
             raise BatchError(
                 f"plan: the features have {sorted(sizes)} samples; all must have the same number, "
-                f"a multiple of the mesh's {shards} devices; see embsim.pad_batch"
+                f"a multiple of {whose} {own} devices; see embsim.pad_batch"
             )
         rows = [(spec.name, spec.vocabulary_size) for spec in self.tables.specs]
         return build_plans(batch, rows, self.tables.of_feature)
@@ -128,21 +139,52 @@ class Embedding:
         """Check, plan and transfer one batch: ids, and optionally their weights, in the structure
         of feature_config, in any form that TPUEmbedding.enqueue takes.
 
+        In a run of several processes each passes the samples of its own devices, in the order in
+        which the mesh has them, as many for each device as the others, and all plan the same
+        batches in the same order, from one thread at a time: they tell each other sizes. An error
+        in one of them is raised in all.
+
         Raises:
           ValueError, TypeError: a batch that breaks a rule of docs/semantics.md section 2.
           CapacityError: a batch beyond the capacities.
+          BackendError: in several processes, what has no class in embsim.errors, of another one.
         """
-        return self.put_plan(*self.host_plans(features, weights))
+        with self.processes.turn() as turn:
+            return self.put_plan(*self.host_plans(features, weights), turn)
 
-    def put_plan(self, plans: Mapping[str, HostPlan], outputs: Sequence[Output]) -> Plan:
-        """The device form of host plans."""
-        shards = self.shards.size
-        parts = {name: _parts(name, outputs, shards) for name in plans}
-        made = {
-            name: device_plan(plan, parts[name], self.capacities, self.shards)
-            for name, plan in plans.items()
-        }
-        return Plan(made, _local_outputs(outputs, shards))
+    def put_plan(
+        self, plans: Mapping[str, HostPlan], outputs: Sequence[Output], turn: Turn | None = None
+    ) -> Plan:
+        """The device form of host plans; of several processes each has the plans of its samples."""
+        devices = len(self.shards.own)
+        local = _local_outputs(outputs, devices)
+        with turn or self.processes.turn() as turn:
+            cuts = {
+                name: cut(plan, _parts(name, outputs, devices), self.shards)
+                for name, plan in plans.items()
+            }
+            sizes = self._agreed(cuts, local, turn)
+        put = self.shards.put_own
+        made = {name: put_cut(each, *sizes[name], self.shards, put) for name, each in cuts.items()}
+        return Plan(made, local)
+
+    def _agreed(
+        self, cuts: Mapping[str, Cut], outputs: Sequence[Output], turn: Turn
+    ) -> dict[str, tuple[Capacity, bool]]:
+        """By table what no process needs more of, and whether all have one id each."""
+        mine: dict[str, Any] = {}
+        for name, each in cuts.items():
+            capacity = self.capacities.proposed(name, each.need)
+            mine[name] = capacity.positions, capacity.rows, each.one_id_each
+        turn.same.append(f"features {[each.shape for each in outputs]}")
+        said = turn.agree(mine)
+        agreed: dict[str, tuple[Capacity, bool]] = {}
+        for name in cuts:
+            positions, rows, one_id_each = zip(*(theirs[name] for theirs in said), strict=True)
+            capacity = Capacity(max(positions), max(rows))
+            self.capacities.learn(name, capacity)
+            agreed[name] = capacity, all(one_id_each)
+        return agreed
 
     def coefficients(self, step: int) -> dict[str, dict[str, np.float32]]:
         """All numbers of the update of training step `step`, by table: an argument of `update`."""

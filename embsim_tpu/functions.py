@@ -1,11 +1,12 @@
 """Lookup and update of all tables of a step, as pure functions of pytrees."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from embsim.config import QuantizationConfig
 from embsim.nest import flatten_up_to, pack
@@ -15,6 +16,7 @@ from embsim.state import TableSpec
 
 from ._mesh import Shards
 from .kernels import Kernels
+from .kernels.xla import read, write
 from .lookup import lookup, shard_rows
 from .plan import LookupPlan
 from .rule import Rule
@@ -93,16 +95,28 @@ class Functions:
             leaves = self.shards.local(local)(dict(state.weights), dict(plan.tables))
         return pack(self.feature_config, leaves)
 
-    def update(self, state: State, plan: Plan, gradients: Any, coefficients: Coefficients) -> State:
-        """Tables and slots after one step's update."""
-        leaves = flatten_up_to(self.feature_config, gradients, "gradients")
+    def update(
+        self,
+        state: State,
+        plan: Plan,
+        gradients: Any,
+        coefficients: Coefficients,
+        after: Any = None,
+    ) -> State:
+        """Tables and slots after one step's update.
 
-        def local(arrays: Any, plans: Any, parts: Any, numbers: Any) -> Any:
+        after: what else was looked up in `state` in the same program. Where XLA sees no order in
+        that read and this change in place, it copies the tables.
+        """
+        leaves = flatten_up_to(self.feature_config, gradients, "gradients")
+        earlier = jax.tree.leaves(after)
+
+        def local(arrays: Any, plans: Any, parts: Any, numbers: Any, earlier: Any) -> Any:
             return {
                 name: update(
                     weights,
                     slots,
-                    plans[name],
+                    _after(plans[name], earlier),
                     _stacked(name, table.dim, plan.outputs, parts),
                     table.rule.optimizer,
                     numbers[name],
@@ -116,7 +130,7 @@ class Functions:
 
         with jax.named_scope("embsim.update"):
             run = self.shards.local(local, replicated=(3,))
-            made = run(_by_table(state), dict(plan.tables), tuple(leaves), coefficients)
+            made = run(_by_table(state), dict(plan.tables), tuple(leaves), coefficients, earlier)
         return _state(made)
 
     def touched(self, state: State, plan: Plan) -> Any:
@@ -125,7 +139,7 @@ class Functions:
         def rows(table: Table, plan: LookupPlan, array: jax.Array) -> jax.Array:
             if table.every_row:
                 return array
-            return array.at[shard_rows(plan, self.shards.axes)].get(mode="clip")
+            return read(array, shard_rows(plan, self.shards.axes))
 
         return self._each(rows, plan, _by_table(state))
 
@@ -135,7 +149,7 @@ class Functions:
         def put(table: Table, plan: LookupPlan, array: jax.Array, old: jax.Array) -> jax.Array:
             if table.every_row:
                 return old
-            return array.at[shard_rows(plan, self.shards.axes)].set(old, mode="drop")
+            return write(array, shard_rows(plan, self.shards.axes), old)
 
         return _state(self._each(put, plan, _by_table(state), rows))
 
@@ -152,6 +166,19 @@ class Functions:
             }
 
         return self.shards.local(local)(dict(plan.tables), *trees)
+
+
+def _after(plan: LookupPlan, arrays: Sequence[jax.Array]) -> LookupPlan:
+    """The same plan, but nothing that depends on its rows can be computed before `arrays`.
+
+    0 is added to the rows, of which XLA cannot know that it is 0: local_rows is not negative. (XLA
+    on CPU drops lax.optimization_barrier before it orders anything.)
+    """
+    zero = jnp.minimum(plan.local_rows[0], 0)
+    for array in arrays:
+        words = lax.bitcast_convert_type(array, jnp.int32)
+        zero &= lax.reduce_xor(words, axes=tuple(range(words.ndim)))
+    return replace(plan, asked=plan.asked + zero)
 
 
 def _stacked(name: str, dim: int, outputs: Sequence[Output], parts: Any) -> jax.Array:

@@ -1,6 +1,4 @@
-"""activations = G .
-
-W, and its adjoint row_gradients = G^T . gradients, on one device's part of a step.
+"""activations = G.W, and its adjoint row_gradients = G^T.gradients, on one device's part of a step.
 
 On a mesh these run inside shard_map: what a device asks for travels to the shards by all_to_all,
 and what they answer back.
@@ -12,6 +10,7 @@ from jax import lax
 from embsim.config import QuantizationConfig
 
 from .kernels import Kernels, choose
+from .kernels.xla import read
 from .plan import LookupPlan
 
 XLA = choose("xla", "cpu")
@@ -34,7 +33,7 @@ def lookup(
     source = table
     if axes:
         asked = exchanged(plan.asked, axes)
-        wanted = table.at[asked].get(mode="clip")
+        wanted = read(table, asked.reshape(-1)).reshape(*asked.shape, -1)
         source = exchanged(wanted, axes).reshape(-1, table.shape[1])
     return kernels.sum_bags(source, plan, quantization, kernels.ops)
 

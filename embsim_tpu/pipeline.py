@@ -5,76 +5,27 @@ on neither, so that XLA may run them at once. Which lookups may, and what they r
 embsim.schedule; no number depends on it.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from embsim.plan import LookupPlan as HostPlan
-from embsim.plan import Output
 from embsim.schedule import Schedule, checked
 
+from ._mesh import Turn
 from ._prefetch import prefetched
 from ._ticks import Place, Tick, after, dense_ticks, lookup_ticks, step_ticks
 from .embedding import Embedding
-from .functions import Functions, Plan
+from .functions import Functions
 from .state import State
+from .train_state import Example, Pending, Planned, TrainState
 
 # (carry, activations, inputs) -> (carry, gradients, metrics)
 DenseStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
-
-
-class Example(NamedTuple):
-    """One batch: ids in the structure of feature_config, arrays [samples, ...] for the dense step
-    (a pytree), and weights of the ids."""
-
-    features: Any
-    inputs: Any = None
-    weights: Any = None
-
-
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """A batch as it is transferred: the plans on the host and on the devices, the inputs there."""
-
-    plans: Mapping[str, HostPlan]
-    outputs: tuple[Output, ...]
-    plan: Plan
-    inputs: Any = None
-
-
-@dataclass(frozen=True, eq=False)
-class Pending:
-    """A submitted update that the law does not let lookups see yet."""
-
-    step: int
-    planned: Planned
-    gradients: Any
-    coefficients: Mapping[str, Mapping[str, np.float32]]
-
-
-@dataclass(frozen=True, eq=False)
-class TrainState:
-    """A run between two training steps.
-
-    Args:
-      tables: tables and slots after `version` updates.
-      carry: of the dense step: parameters, the state of their optimizer, whatever it returns.
-      step: training steps done: the position in the data.
-      start: as at the last drain.
-      pending: updates version .. step - 1, oldest first.
-    """
-
-    tables: State
-    carry: Any
-    step: int = 0
-    version: int = 0
-    start: int = 0
-    pending: tuple[Pending, ...] = ()
 
 
 @dataclass(eq=False)
@@ -104,18 +55,23 @@ class Pipeline:
         self.schedule = checked(self.schedule)
         self._programs = programs(self.embedding.functions, self.dense_step)
 
-    def planned(self, example: Example | tuple[Any, ...]) -> Planned:
+    def planned(self, example: Example | tuple[Any, ...], turn: Turn | None = None) -> Planned:
         """Check, plan and transfer a batch; for any thread.
+
+        In a run of several processes: this process's samples, as for Embedding.plan.
 
         Raises:
           ValueError, TypeError: a batch that breaks a rule of docs/semantics.md section 2.
           CapacityError: a batch beyond the capacities.
+          BackendError: in several processes, what has no class in embsim.errors, of another one.
         """
-        features, inputs, weights = Example(*example)
-        plans, outputs = self.embedding.host_plans(features, weights)
-        put = self.embedding.shards.put
-        inputs = jax.tree.map(lambda leaf: put(np.array(leaf)), inputs)
-        return Planned(plans, outputs, self.embedding.put_plan(plans, outputs), inputs)
+        with turn or self.embedding.processes.turn() as turn:
+            features, inputs, weights = Example(*example)
+            plans, outputs = self.embedding.host_plans(features, weights)
+            put = self.embedding.shards.put_own
+            inputs = jax.tree.map(lambda leaf: put(np.array(leaf)), inputs)
+            turn.same.append(f"inputs {jax.tree.map(self.embedding.shards.each, inputs)}")
+            return Planned(plans, outputs, self.embedding.put_plan(plans, outputs, turn), inputs)
 
     def begin(self, planned: Planned) -> Any:
         """The lookup of the next training step. Returns its activations; for calls by hand, `step`
@@ -261,7 +217,8 @@ def programs(functions: Functions, dense_step: DenseStep) -> Programs:
                 carry, gradients, metrics = dense_step(carry, given, inputs)
         if due is not None:
             due_plan, older, coefficients = due
-            tables = functions.update(tables, due_plan, gradients if own else older, coefficients)
+            given = gradients if own else older
+            tables = functions.update(tables, due_plan, given, coefficients, after=found)
             gradients = None if own else gradients
         return tables, carry, found, gradients, metrics
 
@@ -290,12 +247,14 @@ def train(
 
     Args:
       embedding, dense_step, state, schedule: as for `Pipeline`.
-      data: Examples, or tuples of them, from training step state.step on.
+      data: Examples, or tuples of them, from training step state.step on. Of several processes each
+        gives its own samples, as for `Embedding.plan`, and as many batches.
       steps: training steps at which to stop, counted from the beginning of the run, not from
         `state`; None is the end of the data.
       prefetch: batches that a thread checks, plans and transfers ahead; 0: no thread.
       pause_every: at every so many steps the next lookup waits, which changes no number, and
         on_pause(pipeline) is called: pipeline.state may be saved, and as_if_drained() looked at.
+        It is called after the last step, too, before the drain.
       on_step: is given the step and the dense step's metrics, device arrays: to look at them
         waits for the device.
       drain: apply what is pending at the end. False: leave it pending, to go on later as if never
@@ -307,12 +266,15 @@ def train(
     """
     pipeline = Pipeline(embedding, dense_step, state, schedule)
     left = None if steps is None else max(0, steps - state.step)
-    with closing(prefetched(_first(data, left), pipeline.planned, prefetch)) as batches:
+    processes = embedding.processes.branch()
+    planned = processes.together(_first(data, left), pipeline.planned)
+    with closing(prefetched(planned, lambda each: each, prefetch)) as batches, processes:
         current = next(batches, None)
         while current is not None:
             following = next(batches, None)
             number = pipeline.state.step
-            pauses = pause_every is not None and (number + 1) % pause_every == 0
+            ends = following is None
+            pauses = ends or (pause_every is not None and (number + 1) % pause_every == 0)
             metrics = pipeline.step(current, None if pauses else following)
             if on_step is not None:
                 on_step(number, metrics)

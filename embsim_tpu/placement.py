@@ -57,15 +57,21 @@ class Placement(host.Placement):
         return self.shard_of(rows) * self.local_rows + self.local_row(rows)
 
     def split(self, array: np.ndarray) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The shards' arrays, laid one after the other, of an array [num_rows, ...]: [num_shards *
-        local_rows, ...], padded with zeros."""
+        """The shards' parts of an array [num_rows, ...].
+
+        One array, [num_shards * local_rows, ...]: the parts, each padded with zeros, one after the
+        other.
+        """
         whole = np.zeros((self.num_shards, self.local_rows, *array.shape[1:]), array.dtype)
         for part, shard in zip(super().split(array), whole, strict=True):
             shard[: len(part)] = part
         return whole.reshape(-1, *array.shape[1:])
 
     def join(self, shards: np.ndarray) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """An array [num_rows, ...]: the inverse of split; a view if there is one shard."""
+        """An array [num_rows, ...]: the inverse of split.
+
+        A view if there is one shard.
+        """
         if self.num_shards == 1:
             return shards[: self.num_rows]
         parts = shards.reshape(self.num_shards, self.local_rows, *shards.shape[1:])

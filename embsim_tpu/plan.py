@@ -13,7 +13,7 @@ capacities: padding positions have a sample, or by_row a slot, that is out of ra
 padding rows lie beyond the table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,35 +60,74 @@ class LookupPlan:
     one_id_each: bool = field(metadata={"static": True})
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A plan cut into devices' parts, before it is padded.
+
+    Args:
+      parts, groups: of each device, its plan, and where in `unique` the rows of each shard begin.
+      need: what the parts need, and `samples` and `one_id_each` as in LookupPlan.
+    """
+
+    placement: Placement
+    parts: Sequence[HostPlan]
+    groups: Sequence[np.ndarray]
+    need: Capacity
+    samples: int
+    one_id_each: bool
+
+
 def device_plan(
     plan: HostPlan, parts: Sequence[Ranges], capacities: Capacities, shards: Shards
 ) -> LookupPlan:
     """The plan of a step on the devices, of which device p has the samples of parts[p].
 
+    Of several processes each has the whole plan.
+
     Raises:
       CapacityError: a batch that does not fit; nothing is dropped.
     """
+    made = cut(plan, parts, shards)
+    capacity = capacities.fitting(plan.table, made.need)
+    return put_cut(made, capacity, made.one_id_each, shards, shards.put)
+
+
+def cut(plan: HostPlan, parts: Sequence[Ranges], shards: Shards) -> Cut:
+    """The plan of the samples parts[p] of each device p."""
     placement = Placement(plan.num_rows, shards.size)
     locals_ = [_local(plan, ranges, placement) for ranges in parts]
     groups = [_groups(local, placement) for local in locals_]
     need = Capacity(
         max(len(local.row) for local in locals_), max(int(np.diff(g).max()) for g in groups)
     )
-    capacity = capacities.fitting(plan.table, need)
     samples = max(local.samples for local in locals_)
-    made = [
-        _padded(local, group, capacity, samples, placement)
-        for local, group in zip(locals_, groups, strict=True)
-    ]
-    local_rows = [placement.rows_in_shard(shard) for shard in range(shards.size)]
-    columns = [np.concatenate(column) for column in zip(*made, strict=True)]
-    asked, slot, sample, gain, *by_row = (shards.put(column) for column in columns)
     one_id_each = all(
         len(local.row) == samples == local.samples and bool((np.diff(local.splits) == 1).all())
         for local in locals_
     )
-    rows = shards.put(np.array(local_rows, np.int32))
-    return LookupPlan(asked, slot, sample, gain, SortedRows(*by_row), rows, samples, one_id_each)
+    return Cut(placement, locals_, groups, need, samples, one_id_each)
+
+
+def put_cut(
+    cut: Cut,
+    capacity: Capacity,
+    one_id_each: bool,
+    shards: Shards,
+    put: Callable[[np.ndarray], jax.Array],
+) -> LookupPlan:
+    """Padded to `capacity`, on the devices: `put` is shards.put of all devices' parts, or
+    shards.put_own of those of this process."""
+    made = [
+        _padded(part, group, capacity, cut.samples, cut.placement)
+        for part, group in zip(cut.parts, cut.groups, strict=True)
+    ]
+    columns = [np.concatenate(column) for column in zip(*made, strict=True)]
+    asked, slot, sample, gain, *by_row = (put(column) for column in columns)
+    rows = [cut.placement.rows_in_shard(shard) for shard in range(shards.size)]
+    local_rows = shards.put(np.array(rows, np.int32))
+    return LookupPlan(
+        asked, slot, sample, gain, SortedRows(*by_row), local_rows, cut.samples, one_id_each
+    )
 
 
 def even_parts(samples: int, shards: int) -> list[Ranges]:

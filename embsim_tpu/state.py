@@ -17,9 +17,9 @@ from .placement import Placement
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class State:
-    """All tables and slots, a pytree.
+    """All tables and slots at one version.
 
-    `weights` by table name, [shards * local_rows, dim]: the shards' arrays one after the other,
+    A pytree. `weights` by table name, [shards * local_rows, dim]: the shards' arrays one after the other,
     each on its device; `slots` by table and slot name, as long.
     """
 
@@ -52,7 +52,7 @@ def get_state(
 
     weights = {name: whole(name, array) for name, array in state.weights.items()}
     slots = {
-        name: {slot: whole(name, array) for slot, array in each.items()}
+        name: {slot: whole(name, each[slot]) for slot in specs[name].slot_names}
         for name, each in state.slots.items()
     }
     return HostState(specs, weights, slots, version)

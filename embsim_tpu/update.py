@@ -51,12 +51,13 @@ def update(
     def row(w: Any, g: Any, values: Any) -> Any:
         return rule(w, g, values, c)
 
-    old = tuple(slots.values())
+    order = [slot.name for slot in optimizer.slots]  # JAX sorts the keys of a dict
+    old = tuple(slots[name] for name in order)
     if updates_every_row(optimizer):
         new, made = kernels.update_all(table, old, rows, sums, row, plan.local_rows)
     else:
         new, made = kernels.update_rows(table, old, rows, sums, row)
-    return new, dict(zip(slots, made, strict=True))
+    return new, dict(zip(order, made, strict=True))
 
 
 def _merged(rows: jax.Array, sums: jax.Array, beyond: int) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,5 @@
-"""What every test runs under: a Hypothesis profile, and embsim held to its own annotations.
+"""What every test runs under: a Hypothesis profile, embsim held to its own annotations, and eight
+virtual devices of JAX.
 
 HYPOTHESIS_PROFILE=ci         (default) the same examples every time
 HYPOTHESIS_PROFILE=nightly    many, and others every time; a failure prints how to repeat it
@@ -8,6 +9,12 @@ import os
 
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+
+# JAX reads it when it starts, once.
+DEVICES = "--xla_force_host_platform_device_count"
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the only one with virtual devices
 
 # Must come before the first import of embsim. An int is a float, as pyright has it.
 install_import_hook("embsim", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from embsim.config import QuantizationConfig
 from embsim.lookup import quantization_constants
@@ -24,7 +25,7 @@ def sum_bags(
 ) -> jax.Array:
     """[rows, dim] -> [samples, dim]: for each sample acc = 0, acc = acc + gain * source[slot]."""
     positions = slice(plan.samples if plan.one_id_each else None)
-    rows = source.at[plan.slot[positions]].get(mode="clip")
+    rows = read(source, plan.slot[positions])
     if quantization is not None:
         rows = _quantized(rows, quantization, ops)
     scaled = plan.gain[positions, None] * rows
@@ -48,14 +49,14 @@ def update_rows(
     `rows` is ascending without duplicates; those beyond the table are padding.
     """
 
-    def read(array: jax.Array) -> jax.Array:
-        return array.at[rows].get(mode="clip", indices_are_sorted=True, unique_indices=True)
-
-    def write(array: jax.Array, values: jax.Array) -> jax.Array:
-        return array.at[rows].set(values, mode="drop", indices_are_sorted=True, unique_indices=True)
-
-    new, new_slots = row(read(table), gradients, tuple(map(read, slots)))
-    return write(table, new), tuple(map(write, slots, new_slots))
+    new, new_slots = row(
+        read(table, rows, ascending=True),
+        gradients,
+        tuple(read(slot, rows, ascending=True) for slot in slots),
+    )
+    pairs = zip((table, *slots), (new, *new_slots), strict=True)
+    made, *made_slots = (write(array, rows, values, ascending=True) for array, values in pairs)
+    return made, tuple(made_slots)
 
 
 def update_all(
@@ -68,16 +69,98 @@ def update_all(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """As update_rows, on every row of the table but padding, with gradient 0 where `rows` does not
     name it."""
-    whole = (
-        jnp.zeros_like(table)
-        .at[rows]
-        .set(gradients, mode="drop", indices_are_sorted=True, unique_indices=True)
-    )
+    whole = write(jnp.zeros_like(table), rows, gradients, ascending=True)
     real = jnp.arange(len(table))[:, None] < local_rows[0]
     new, new_slots = row(table, whole, slots)
     pairs = zip((new, *new_slots), (table, *slots), strict=True)
     kept, *kept_slots = (jnp.where(real, after, before) for after, before in pairs)
     return kept, tuple(kept_slots)
+
+
+def read(array: jax.Array, rows: jax.Array, *, ascending: bool = False) -> jax.Array:
+    """[rows, dim] -> [len(rows), dim]; a row beyond the last is read as the last.
+
+    `ascending`: that `rows` is, without duplicates.
+    """
+
+    def plain(array: jax.Array, rows: jax.Array) -> jax.Array:
+        return array.at[rows].get(
+            mode="clip", indices_are_sorted=ascending, unique_indices=ascending
+        )
+
+    if not _in_blocks(array):
+        return plain(array, rows)
+    return lax.platform_dependent(array, rows, tpu=read_blocks, default=plain)
+
+
+def write(
+    array: jax.Array, rows: jax.Array, values: jax.Array, *, ascending: bool = False
+) -> jax.Array:
+    """`array` with `values` in `rows`; what lies beyond the last row is dropped.
+
+    `ascending`: that `rows` is, without duplicates. Otherwise those have the same values.
+    """
+
+    def plain(array: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+        return array.at[rows].set(
+            values, mode="drop", indices_are_sorted=ascending, unique_indices=ascending
+        )
+
+    def blocks(array: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+        return write_blocks(array, rows, values, unique=ascending)
+
+    if not _in_blocks(array):
+        return plain(array, rows, values)
+    return lax.platform_dependent(array, rows, values, tpu=blocks, default=plain)
+
+
+BLOCK = 8  # a TPU holds an array whose rows are no multiple of 128 wide as blocks of 8 columns
+WIDEST = 56  # up to which its compiler reads and writes rows of that form as it stands
+
+
+def _in_blocks(array: jax.Array) -> bool:
+    """Whether a TPU must be shown the blocks: to reach a row of a wider array its compiler copies
+    the whole array row by row, where at least half of each padded row is in use."""
+    dim = array.shape[1]
+    return dim > WIDEST and dim % BLOCK == 0 and dim % 128 != 0
+
+
+def read_blocks(array: jax.Array, rows: jax.Array) -> jax.Array:
+    """As read."""
+    found = _blocks(array).at[_block_rows(array, jnp.minimum(rows, len(array) - 1))]
+    return _joined(found.get(mode="promise_in_bounds"), len(rows))
+
+
+def write_blocks(
+    array: jax.Array, rows: jax.Array, values: jax.Array, *, unique: bool
+) -> jax.Array:
+    """As write."""
+    blocks = _blocks(array)
+    beyond = len(blocks) + jnp.arange(len(rows) * array.shape[1] // BLOCK, dtype=rows.dtype)
+    inside = jnp.tile(rows < len(array), array.shape[1] // BLOCK)
+    places = jnp.where(inside, _block_rows(array, rows), beyond)
+    changed = blocks.at[places].set(_blocks(values), mode="drop", unique_indices=unique)
+    return _joined(changed, len(array))
+
+
+def _blocks(array: jax.Array) -> jax.Array:
+    """[rows, dim] -> [dim / 8 * rows, 8]: columns 0 .. 7, below them 8 .. 15, ... On a TPU the same
+    bytes."""
+    rows, dim = array.shape
+    blocks = array.reshape(rows, dim // BLOCK, BLOCK).swapaxes(0, 1)
+    return blocks.reshape(-1, BLOCK)
+
+
+def _joined(blocks: jax.Array, rows: int) -> jax.Array:
+    """The inverse of _blocks."""
+    return blocks.reshape(-1, rows, BLOCK).swapaxes(0, 1).reshape(rows, -1)
+
+
+def _block_rows(array: jax.Array, rows: jax.Array) -> jax.Array:
+    """Where each row stands in the first block, in the second, ..."""
+    count, dim = array.shape
+    assert (count + len(rows)) * dim // BLOCK < 2**31, "an index of a block does not fit in int32"
+    return (count * jnp.arange(dim // BLOCK, dtype=rows.dtype)[:, None] + rows).reshape(-1)
 
 
 def _quantized(x: jax.Array, quantization: QuantizationConfig, ops: Ops) -> jax.Array:

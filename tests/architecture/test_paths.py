@@ -11,7 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
-MODULES = [path.relative_to(ROOT) for path in sorted(ROOT.glob("embsim/**/*.py"))]
+MODULES = [
+    path.relative_to(ROOT)
+    for package in ("embsim", "embsim_tpu")
+    for path in sorted(ROOT.glob(f"{package}/**/*.py"))
+]
 
 # Modules without a test file of their own, each with the tests that hold it.
 TESTED_ELSEWHERE = {
@@ -35,6 +39,13 @@ TESTED_ELSEWHERE = {
     "embsim/conformance/single.py": "through the checks of optimizers, in test_kit.py",
     "embsim/rates.py": "through learning-rate callables, in test_engine.py",
     "embsim/rendezvous.py": "through strategy.run, in test_strategy.py",
+    "embsim_tpu/__init__.py": "only re-exports",
+    "embsim_tpu/_carry.py": "by saving and restoring, in test_checkpoint.py",
+    "embsim_tpu/_pending.py": "by saving and restoring, in test_checkpoint.py",
+    "embsim_tpu/_saved.py": "by saving and restoring, in test_checkpoint.py",
+    "embsim_tpu/conformance.py": "the kit runs on it, in test_kit.py",
+    "embsim_tpu/kernels/": "in test_kernels.py",
+    "embsim_tpu/train_state.py": "through train, in test_pipeline.py",
 }
 
 
