@@ -2,7 +2,8 @@
 # make test    everything that CI runs
 # make oracles embsim beside TensorFlow, PyTorch, FBGEMM and optax
 #
-# PyTorch is large, so its tests are skipped unless it is there: make test TORCH=torch==2.13.0 installs it.
+# PyTorch is large, so its tests are skipped unless it is there: make test TORCH=torch==2.13.0 installs it. So is
+# libtpu, the compiler of the tests of programs for TPUs: TPU='jax[tpu]' installs the version that goes with JAX.
 # All do their own set-up in $(VENV). All that must be there is Python 3.11 to 3.13 and make.
 
 PYTHON ?= python3
@@ -10,6 +11,7 @@ VENV ?= .venv
 WORKERS ?= 2
 ARGS ?=
 TORCH ?=
+TPU ?=
 ORACLES := tests/oracles
 
 BIN := $(VENV)/bin
@@ -44,6 +46,9 @@ nightly: $(VENV)/installed-test
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n $(WORKERS) tests/embsim
 	$(BIN)/embsim conformance reference --level nightly
 	$(BIN)/embsim conformance example --level nightly
+	$(BIN)/embsim conformance jax --level nightly
+	XLA_FLAGS="--xla_cpu_max_isa=AVX --xla_disable_hlo_passes=algsimp" $(BIN)/embsim conformance jax --level nightly
+	$(BIN)/embsim conformance embsim_tpu.conformance:PipelineEngine
 	@for version in 3.12 3.13; do \
 	  if python$$version -c '' 2>/dev/null; then \
 	    $(MAKE) pytest PYTHON=python$$version VENV=.venv-$$version || exit 1; \
@@ -74,7 +79,7 @@ clean:
 $(VENV)/installed-test: tests/example_plugin/pyproject.toml
 $(VENV)/installed-%: pyproject.toml | $(VENV)/created
 	@echo "installing embsim[$*] in $(VENV)"
-	@$(PIP) install --editable '.[$*]' $(if $(filter test,$*),--editable ./tests/example_plugin $(TORCH))
+	@$(PIP) install --editable '.[$*]' $(if $(filter test,$*),--editable ./tests/example_plugin $(TORCH) $(if $(TPU),'$(TPU)'))
 	@touch $@
 
 $(VENV)/created:

@@ -261,10 +261,10 @@ class Turn:
         said = self._say({"of": mine, "same": self.same})
         for each in said:
             if each["same"] != self.same:
+                theirs, ours = "; ".join(each["same"]), "; ".join(self.same)
                 raise BatchError(
-                    f"plan: each device of process {each['process']} has {'; '.join(each['same'])}, "
-                    f"each of process {jax.process_index()} {'; '.join(self.same)}; all must have "
-                    "the same shapes"
+                    f"plan: each device of process {each['process']} has {theirs}, each of process "
+                    f"{jax.process_index()} {ours}; all must have the same shapes"
                 )
         return [each["of"] for each in said]
 

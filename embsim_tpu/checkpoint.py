@@ -78,7 +78,8 @@ class Checkpoints:
         """Of the complete checkpoints, ascending."""
         if not self.directory.is_dir():
             return []
-        return sorted(ocp.utils.checkpoint_steps(self.directory))
+        found = ocp.utils.checkpoint_steps(self.directory)  # of any name that ends in a number
+        return sorted(step for step in found if (self.directory / str(step) / ITEM).is_dir())
 
     @property
     def latest(self) -> int | None:

@@ -88,7 +88,7 @@ def read(array: jax.Array, rows: jax.Array, *, ascending: bool = False) -> jax.A
             mode="clip", indices_are_sorted=ascending, unique_indices=ascending
         )
 
-    if not _in_blocks(array):
+    if not _in_blocks(array, READ):
         return plain(array, rows)
     return lax.platform_dependent(array, rows, tpu=read_blocks, default=plain)
 
@@ -109,20 +109,20 @@ def write(
     def blocks(array: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
         return write_blocks(array, rows, values, unique=ascending)
 
-    if not _in_blocks(array):
+    if not _in_blocks(array, WRITTEN):
         return plain(array, rows, values)
     return lax.platform_dependent(array, rows, values, tpu=blocks, default=plain)
 
 
 BLOCK = 8  # a TPU holds an array whose rows are no multiple of 128 wide as blocks of 8 columns
-WIDEST = 56  # up to which its compiler reads and writes rows of that form as it stands
+READ, WRITTEN = 56, 64  # up to these its compiler reads and writes rows of that form as it stands
 
 
-def _in_blocks(array: jax.Array) -> bool:
+def _in_blocks(array: jax.Array, widest: int) -> bool:
     """Whether a TPU must be shown the blocks: to reach a row of a wider array its compiler copies
     the whole array row by row, where at least half of each padded row is in use."""
     dim = array.shape[1]
-    return dim > WIDEST and dim % BLOCK == 0 and dim % 128 != 0
+    return dim > widest and dim % BLOCK == 0 and dim % 128 != 0
 
 
 def read_blocks(array: jax.Array, rows: jax.Array) -> jax.Array:

@@ -180,6 +180,15 @@ def test_leftovers_of_killed_saves_go_with_the_next_one(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1"]
 
 
+def test_other_directories_are_no_checkpoints(tmp_path):
+    for name in ("logs", "000009", "run_8", "12"):
+        (tmp_path / name).mkdir()
+    checkpoints = Checkpoints(tmp_path, embedding(), STALE)
+    assert checkpoints.steps == []
+    with pytest.raises(CheckpointError, match=r"of the steps \[\] in"):
+        checkpoints.restore()
+
+
 @settings(max_examples=25)
 @given(
     rows=st.sampled_from((1, 2, 7, 8, 9, 40, 1000)),

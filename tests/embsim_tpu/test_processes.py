@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from tests.embsim_tpu import processes_worker as worker
+from tests.embsim_tpu import processes_model as model
 from tests.embsim_tpu.conftest import mesh_of
 
 ROOT = Path(__file__).parents[2]
+WORKER = "tests.embsim_tpu.processes_worker"
 PIPELINED = "tpu_embedding_pipelined"
 
 
@@ -31,7 +32,7 @@ def run(folder, devices, task, *arguments, seconds=300):
     started = []
     try:
         for index, file in enumerate(files):
-            call = [sys.executable, "-m", worker.__name__, *map(str, (index, 2, devices, port))]
+            call = [sys.executable, "-m", WORKER, *map(str, (index, 2, devices, port))]
             with file.open("w") as out:
                 started.append(
                     subprocess.Popen(
@@ -95,9 +96,9 @@ def test_two_processes_compute_the_numbers_of_one(devices, names, tmp_path):
         regime, schedule = name.split() if name != "class" else ("class", PIPELINED)
         found = joined(tmp_path, name, devices)
         if regime in ("exact", "class"):
-            assert_equal(found, worker.by_class("reference", schedule))
+            assert_equal(found, model.by_class("reference", schedule))
             continue
-        wanted = worker.trained(mesh_of(2 * devices), regime, schedule)
+        wanted = model.trained(mesh_of(2 * devices), regime, schedule)
         if regime == "frozen":
             assert_slopes_within_their_bound(found, wanted, devices=2 * devices)
             found, wanted = without_sums(found), without_sums(wanted)
@@ -110,10 +111,10 @@ def without_sums(found):
 
 def assert_slopes_within_their_bound(found, wanted, devices):
     """Of equal partial sums of the devices, in two orders."""
-    ids, labels, _ = next(worker.batches(False))
+    ids, labels, _ = next(model.batches(False))
     activations = {name: wanted[f"activations 0 {name}"] for name in ids}
-    of_samples = jax.vmap(jax.grad(worker.loss), in_axes=(None, 0, 0))(
-        worker.initial_parameters(), activations, labels
+    of_samples = jax.vmap(jax.grad(model.loss), in_axes=(None, 0, 0))(
+        model.initial_parameters(), activations, labels
     )
     gamma = devices * 2.0**-24 / (1 - devices * 2.0**-24)
     for name, terms in of_samples.items():

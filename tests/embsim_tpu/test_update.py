@@ -182,23 +182,24 @@ def check_bounds(step, slots, optimizer, c, table, found):
 @pytest.mark.parametrize("optimizer", [EXACT_RULES[1], *RULES], ids=label)
 @pytest.mark.parametrize("devices", [1, 8])
 def test_rows_outside_the_plan_keep_their_bits(devices, optimizer):
-    """Even NaNs, with their payload, subnormals and the sign of a zero."""
+    """Even NaNs, with their payload, subnormals and the sign of a zero; of a table that is larger
+    than a plan's capacity."""
     if updates_every_row(optimizer):
         return
     draw = np.random.default_rng(0)
-    plan = plan_of([[(2, 1.0), (7, 0.5)], [(2, 0.0)], [(9, 1.0)]], 40)
+    plan = plan_of([[(2, 1.0), (7, 0.5)], [(2, 0.0)], [(9, 1.0)]], 4000)
 
     def fill(shape):
         array = draw.integers(0, 2**32, shape, np.uint32).view(F)
         array[:2] = [[1e-45], [-0.0]]
         return array
 
-    table, slots = fill((40, 2)), slots_of(optimizer, 40, 2, fill)
+    table, slots = fill((4000, 2)), slots_of(optimizer, 4000, 2, fill)
     gradients, c = draw.normal(size=(3, 2)).astype(F), coefficients(optimizer, 0.3)
     found, found_slots = updated(
         Shards(mesh_of(devices)), table, slots, plan, gradients, optimizer, c
     )
-    rest = np.setdiff1d(np.arange(40), [2, 7, 9])
+    rest = np.setdiff1d(np.arange(4000), [2, 7, 9])
     assert found[rest].tobytes() == table[rest].tobytes()
     for name, slot in found_slots.items():
         assert slot[rest].tobytes() == slots[name][rest].tobytes(), name
