@@ -19,8 +19,8 @@ from .placement import Placement
 class State:
     """All tables and slots at one version.
 
-    A pytree. `weights` by table name, [shards * local_rows, dim]: the shards' arrays one after the other,
-    each on its device; `slots` by table and slot name, as long.
+    A pytree. `weights` by table name, [shards * local_rows, dim]: the shards' arrays one after the
+    other, each on its device; `slots` by table and slot name, as long.
     """
 
     weights: Mapping[str, Any]
