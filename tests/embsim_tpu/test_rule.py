@@ -24,7 +24,7 @@ def rule_of(optimizer):
         (SGD(0.1, clipvalue=1.0), SGD(0.1, clipvalue=(-2.0, 3.0))),
         (FTRL(0.1), FTRL(0.1, l1_regularization_strength=0.5)),
     ],
-    ids=str,
+    ids=lambda each: type(each).__name__,
 )
 def test_numbers_are_no_part_of_a_rule(one, other):
     assert rule_of(one) == rule_of(other)
@@ -51,7 +51,7 @@ def test_numbers_are_no_part_of_a_rule(one, other):
         (FTRL(0.1), FTRL(0.1, multiply_linear_by_learning_rate=True)),
         (FTRL(0.1), FTRL(0.1, learning_rate_power=-0.3)),
     ],
-    ids=str,
+    ids=lambda each: type(each).__name__,
 )
 def test_another_formula_is_another_rule(one, other):
     assert rule_of(one) != rule_of(other)
