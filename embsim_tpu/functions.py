@@ -185,11 +185,19 @@ def _stacked(name: str, dim: int, outputs: Sequence[Output], parts: Any) -> jax.
     """The gradients of a table's features one below the other, zeros for None."""
     rows: list[jax.Array] = []
     for each, part in zip(outputs, parts, strict=True):
-        if each.table == name:
-            if part is None:
-                rows.append(jnp.zeros((each.hi - each.lo, dim), jnp.float32))
-            else:
-                rows.append(part.reshape(-1, dim).astype(jnp.float32))
+        if each.table != name:
+            continue
+        wanted = (*each.shape, dim)
+        if part is None:
+            part = jnp.zeros(wanted, jnp.float32)
+        if jnp.shape(part) != wanted:
+            raise ValueError(
+                f"update: a gradient of table {name!r} is {jnp.shape(part)} on each device; it "
+                f"must have the shape of the activations, {wanted}"
+            )
+        if not jnp.issubdtype(part.dtype, jnp.floating):
+            raise TypeError(f"update: a gradient of table {name!r} is {part.dtype}, not a float")
+        rows.append(part.reshape(-1, dim).astype(jnp.float32))
     return jnp.concatenate(rows)
 
 

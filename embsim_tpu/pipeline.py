@@ -5,10 +5,11 @@ on neither, so that XLA may run them at once. Which lookups may, and what they r
 embsim.schedule; no number depends on it.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jax
@@ -49,6 +50,7 @@ class Pipeline:
     schedule: Schedule | None = None
     kinds: set[str] = field(default_factory=set[str])  # of the ticks that ran
     _current: Planned | None = None
+    _inputs: Any = None
     _activations: Any = None
 
     def __post_init__(self) -> None:
@@ -86,9 +88,14 @@ class Pipeline:
         Returns the metrics of the dense step. `inputs` replaces those of `planned`. Without
         `following` the state afterwards is whole and may be saved; no number depends on it.
         """
-        assert self._current is None or self._current is planned, "another batch was looked up"
-        self._current = planned if inputs is None else replace(planned, inputs=inputs)
         place = self._place
+        if place.looked_up and self._current is not planned:
+            raise ValueError(
+                f"step: the lookup of training step {place.step} was done for another batch; pass "
+                "the one that was given to begin() or as following"
+            )
+        self._current = planned
+        self._inputs = planned.inputs if inputs is None else inputs
         if place.looked_up:
             ticks = dense_ticks(self._schedule, place, following is not None)
         else:
@@ -158,7 +165,7 @@ class Pipeline:
             state.tables,
             state.carry,
             self._activations,
-            None if tick.dense is None else current.inputs,
+            None if tick.dense is None else self._inputs,
             looked_up.plan if looked_up is not None and tick.lookup is not None else None,
             None if due is None else (due.planned.plan, due.gradients, due.coefficients),
             dense=tick.dense is not None,
@@ -267,7 +274,7 @@ def train(
     pipeline = Pipeline(embedding, dense_step, state, schedule)
     left = None if steps is None else max(0, steps - state.step)
     processes = embedding.processes.branch()
-    planned = processes.together(_first(data, left), pipeline.planned)
+    planned = processes.together(islice(data, left), pipeline.planned)
     with closing(prefetched(planned, lambda each: each, prefetch)) as batches, processes:
         current = next(batches, None)
         while current is not None:
@@ -284,10 +291,3 @@ def train(
     if drain:
         pipeline.drain()
     return pipeline.state
-
-
-def _first(items: Iterable[Any], count: int | None) -> Iterator[Any]:
-    for number, item in enumerate(items):
-        if count is not None and number >= count:
-            return
-        yield item

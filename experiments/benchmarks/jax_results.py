@@ -53,8 +53,8 @@ class Result:
         return held - self.tables_and_slots
 
     @property
-    def run(self) -> tuple[str, str, str]:
-        return self.workload, self.optimizer, self.ids
+    def run(self) -> str:
+        return f"{self.workload} {self.optimizer} {self.ids}"
 
 
 def floor_bytes(
@@ -90,7 +90,7 @@ def time_table(results: Sequence[Result]) -> Table:
         ours, each = by_name.get("embsim_tpu"), next(iter(by_name.values()))
         times = [by_name[n].step if n in by_name else None for n in ("embsim_tpu", *OTHERS)]
         table.add_row(
-            *run,
+            run,
             *(_number(x, 1) for x in (each.plan, each.put, *times)),
             *(_number(x and ours and x / ours.step, 2) for x in times[1:]),
             f"{ours.of_copy:.0%}" if ours else "-",
@@ -113,11 +113,11 @@ def memory_table(results: Sequence[Result]) -> Table:
             else "-"
             for n in names
         ]
-        table.add_row(*run, f"{held / 1e6:,.1f}", *cells)
+        table.add_row(run, f"{held / 1e6:,.1f}", *cells)
     return table
 
 
-def _runs(results: Sequence[Result]) -> list[tuple[tuple[str, str, str], dict[str, Result]]]:
+def _runs(results: Sequence[Result]) -> list[tuple[str, dict[str, Result]]]:
     return [
         (run, {each.contender: each for each in group})
         for run, group in groupby(results, key=lambda each: each.run)
@@ -125,9 +125,9 @@ def _runs(results: Sequence[Result]) -> list[tuple[tuple[str, str, str], dict[st
 
 
 def _add(table: Table, column: str) -> None:
-    """The first is preceded by what names a run."""
-    for name in () if table.columns else ("workload", "optimizer", "ids"):
-        table.add_column(name, no_wrap=True)
+    """The first is preceded by the one that names a run."""
+    if not table.columns:
+        table.add_column("workload", no_wrap=True)
     table.add_column(column, justify="right", no_wrap=True)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests.embsim_tpu import processes_model as model
 from tests.embsim_tpu import processes_worker as worker
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ DEVICES = 2  # of each process
 @cache
 def dense():
     """(carry, dense step), once: equal ones share compiled programs."""
-    return worker.dense("exact")
+    return model.dense("exact")
 
 
 def stale():
@@ -35,13 +36,13 @@ def trained(mesh, state=None, steps=4):
     """(embedding, the state after so many steps, updates in flight), in whole numbers."""
     from embsim_tpu import Embedding, TrainState, train
 
-    embedding = Embedding(worker.features(True), mesh=mesh)
+    embedding = Embedding(model.features(True), mesh=mesh)
     carry, dense_step = dense()
     put = embedding.shards.put_replicated
     if state is None:
         state = TrainState(embedding.init(1), jax.tree.map(lambda x: put(np.array(x)), carry))
     own = embedding.shards.own
-    data = [worker.part(batch, own, mesh.size) for batch in worker.batches(True)][state.step :]
+    data = [model.part(batch, own, model.SAMPLES // mesh.size) for batch in model.batches(True)][state.step :]
     options = {"schedule": stale(), "steps": steps, "drain": False}
     return embedding, train(embedding, dense_step, data, state, **options)
 
@@ -50,7 +51,7 @@ def restored(mesh, folder, kind):
     from embsim_tpu import Embedding
     from embsim_tpu.checkpoint import Checkpoints, from_embsim
 
-    embedding = Embedding(worker.features(True), mesh=mesh)
+    embedding = Embedding(model.features(True), mesh=mesh)
     carry, _ = dense()
     checkpoints = Checkpoints(folder / "orbax", embedding, stale())
     state, extra = checkpoints.restore(carry)
@@ -68,7 +69,7 @@ def numbers(mesh, state, name, folder):
 
     pipeline = Pipeline(embedding, dense()[1], state, stale())
     pipeline.drain()
-    found = worker.arrays_of(embedding.get(pipeline.state.tables)) | worker.flat(state.carry)
+    found = model.arrays_of(embedding.get(pipeline.state.tables)) | model.flat(state.carry)
     np.savez(folder / f"{name}.npz", **found)
 
 
