@@ -102,7 +102,7 @@ class Checkpoints:
         arrays, meta = saved_run(self.embedding, state, self.schedule)
         meta["run"]["extra"] = extra
         try:
-            json.dumps(meta)
+            meta = json.loads(json.dumps(meta))  # what `extra` is now: it is written later
         except (TypeError, ValueError) as error:
             raise TypeError(f"save: extra is {extra!r}: {error}; it must be JSON") from error
         self.wait()

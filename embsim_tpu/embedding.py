@@ -9,7 +9,8 @@ The last two are for use inside jax.jit, beside any dense model. Which version o
 lookup reads is the caller's business here; `pipeline.train` does it by a schedule.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -193,7 +194,7 @@ class Embedding:
     def lookup(self, state: State, plan: Plan) -> Any:
         """Activations in the structure of feature_config, float32 [*shape, dim]: G @ Q(W) of every
         feature. Pure; on a mesh each device computes those of its samples."""
-        return self.functions.lookup(state, plan)
+        return _programs(self.functions)[0](state, plan)
 
     def update(self, state: State, plan: Plan, gradients: Any, coefficients: Coefficients) -> State:
         """Tables and slots after one step's update. Pure; donate `state`, or tables are copied.
@@ -202,7 +203,13 @@ class Embedding:
           gradients: d loss / d activations in the structure of feature_config; None is zeros.
           coefficients: what `coefficients(step)` returned.
         """
-        return self.functions.update(state, plan, gradients, coefficients)
+        return _programs(self.functions)[1](state, plan, gradients, coefficients)
+
+
+@lru_cache(maxsize=64)
+def _programs(functions: Functions) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Lookup and update, compiled as a whole where no jax.jit of the caller is around them."""
+    return jax.jit(functions.lookup), jax.jit(functions.update)
 
 
 def _parts(name: str, outputs: Sequence[Output], shards: int) -> list[Ranges]:

@@ -97,7 +97,7 @@ class Run:
         self.stream = _stream(options)
         embedding_optimizer = OPTIMIZERS[options.optimizer](learning_rate=options.learning_rate)
         self.embedding = training.embedding_of(
-            self.stream, options.dim, embedding_optimizer, _mesh(options.devices)
+            self.stream, options.dim, embedding_optimizer, training.mesh_of(options.devices)
         )
         shape = self.stream.num_dense, len(self.stream.names), options.dim
         self.model = (
@@ -189,7 +189,9 @@ class Run:
 
     def _write(self) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        (self.out / "curve.jsonl").write_text(lines)
+        written = self.out / "curve.jsonl.part"
+        written.write_text(lines)
+        written.replace(self.out / "curve.jsonl")  # whole at any time
 
     def _tensorboard(self, row: dict[str, Any], steps_per_second: float) -> None:
         self._speed = f"{steps_per_second:.1f} steps/s"
@@ -242,17 +244,6 @@ def _stream(options: Options) -> "Stream":
     from .data import synthetic
 
     return synthetic.stream(options.preset, rows=options.rows, seed=options.seed)
-
-
-def _mesh(devices: str) -> Any:
-    import jax
-    import numpy as np
-
-    there = jax.devices()
-    count = len(there) if devices == "all" else int(devices)
-    if not 1 <= count <= len(there):
-        raise SystemExit(f"--devices {devices}: {len(there)} are there: {there}")
-    return None if count == 1 else jax.sharding.Mesh(np.array(there[:count]), ("shards",))
 
 
 def _parse(arguments: list[str] | None) -> Options:

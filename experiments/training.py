@@ -29,6 +29,21 @@ class Scores:
     samples: int
 
 
+def mesh_of(devices: str) -> jax.sharding.Mesh | None:
+    """So many of the devices that JAX finds, or "all"; None for one.
+
+    Raises SystemExit: another word, or more than there are.
+    """
+    there = jax.devices()
+    count = len(there) if devices == "all" else int(devices) if devices.isdecimal() else 0
+    if not 1 <= count <= len(there):
+        raise SystemExit(
+            f"--devices {devices}: it must be 'all' or from 1 to {len(there)}: {there}; "
+            "--virtual N makes N of one CPU"
+        )
+    return None if count == 1 else jax.sharding.Mesh(np.array(there[:count]), ("shards",))
+
+
 def embedding_of(
     stream: Stream, dim: int, optimizer: Any, mesh: jax.sharding.Mesh | None = None
 ) -> Embedding:

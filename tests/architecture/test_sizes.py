@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = [path for path in sorted(ROOT.glob("embsim/**/*.py")) if "__pycache__" not in path.parts]
+FILES = sorted(
+    path
+    for package in ("embsim", "embsim_tpu", "experiments")
+    for path in ROOT.glob(f"{package}/**/*.py")
+)
 FILE_LINES_MAX = 300
 FUNCTION_LINES_MAX = 50
 
 # Larger ones, each with its reason: "embsim/file.py" or "embsim/file.py:function".
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS = {"embsim_tpu/pipeline.py:train": "30 of its lines say what its arguments are"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: _name(path))

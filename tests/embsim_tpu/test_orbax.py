@@ -56,6 +56,15 @@ def saved_runs(path, steps):
     return found
 
 
+def test_extra_is_saved_as_it_was_when_it_was_given(tmp_path):
+    run, extra = embedding(), {"rows": [1]}
+    with Checkpoints(tmp_path, run, STALE) as checkpoints:
+        checkpoints.save(TrainState(run.init(), np.zeros(5, F)), extra)
+        extra["rows"].append(2)  # before the thread that writes comes to it
+    _, found = Checkpoints(tmp_path, embedding(), STALE).restore(np.zeros(5, F))
+    assert found == {"rows": [1]}
+
+
 def restored(path):
     state, extra = Checkpoints(path, embedding(), STALE).restore(np.zeros(5, F))
     assert extra == {"step": state.step}

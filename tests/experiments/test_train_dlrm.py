@@ -93,7 +93,8 @@ def test_a_finished_run_can_be_made_longer(tmp_path, whole):
     [
         (["--schedule", "fresh"], "one of sequential"),
         (["--data", "criteo"], "needs --path"),
-        (["--devices", "99"], "--devices 99"),
+        (["--devices", "99"], "--devices 99: it must be 'all' or from 1 to"),
+        (["--devices", "some"], "--devices some"),
     ],
 )
 def test_wrong_arguments_are_explained(tmp_path, arguments, message):
