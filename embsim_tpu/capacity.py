@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from embsim.errors import CapacityError
 
 SMALLEST = 8
+FINE = 1024  # beyond, padding costs more time in every step than a program costs once
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Capacities:
 
     Args:
       given: a Capacity for every table, a mapping from table names, or "auto": each table's grow
-        with the largest batch so far, to powers of two, so that a table's programs are compiled at
-        most about log2(largest batch) times. Tables that a mapping leaves out are "auto".
+        with the largest batch so far, to sizes of `bucket`, beyond 1024 by at least a quarter. So a
+        table's programs are compiled at most about 3 log2(largest batch) times, for batches that
+        grow and grow; usually once or twice. Tables that a mapping leaves out are "auto".
     """
 
     def __init__(self, given: "str | Capacity | Mapping[str, Capacity]" = "auto") -> None:
@@ -63,11 +65,8 @@ class Capacities:
         """As fitting, but nothing is learned yet."""
         given = self._of(table)
         if given is None:
-            known = self._learned.get(table, Capacity(SMALLEST, SMALLEST))
-            return Capacity(
-                max(known.positions, power_of_two(need.positions)),
-                max(known.rows, power_of_two(need.rows)),
-            )
+            known = self._learned.get(table, Capacity(0, 0))
+            return Capacity(_grown(known.positions, need.positions), _grown(known.rows, need.rows))
         if not given.holds(need):
             raise CapacityError(
                 f"put_plan: table {table!r}: the batch has {need.positions} ids on one device and "
@@ -92,6 +91,26 @@ class Capacities:
         return self._given.get(table) if isinstance(self._given, Mapping) else None
 
 
+def _grown(known: int, need: int) -> int:
+    if known == 0:
+        return bucket(need)
+    if need <= known:
+        return known
+    return bucket(max(need, known + known // 4 if known >= FINE else 0))
+
+
+def bucket(number: int) -> int:
+    """The next size: a power of two from 8 to 1024, then a multiple of an eighth of the power of
+    two below.
+
+    >>> [bucket(n) for n in (0, 9, 1000, 1025, 81_920, 1_000_000)]
+    [8, 16, 1024, 1152, 81920, 1048576]
+    """
+    power = power_of_two(number)
+    step = power if power <= FINE else power // 16
+    return -(-max(number, 1) // step) * step
+
+
 def power_of_two(number: int) -> int:
     """The next one, at least 8."""
-    return max(SMALLEST, 1 << (number - 1).bit_length()) if number > 0 else SMALLEST
+    return 1 << max(number - 1, SMALLEST - 1).bit_length()

@@ -16,7 +16,7 @@ from embsim.config import QuantizationConfig
 from embsim.conformance import Values
 from embsim.state import State, TableSpec
 from embsim_tpu import Capacity, JaxBackend
-from embsim_tpu.capacity import SMALLEST, Capacities, power_of_two
+from embsim_tpu.capacity import FINE, SMALLEST, Capacities, bucket, power_of_two
 from tests.embsim_tpu.conftest import F, mesh_of, plan_of
 
 NEEDS = st.builds(Capacity, st.integers(0, 5000), st.integers(0, 5000))
@@ -65,26 +65,41 @@ def recommended(error):
 
 class TestAuto:
     @given(st.lists(NEEDS, max_size=20))
-    def test_it_holds_every_batch_and_grows_by_powers_of_two(self, needs):
+    def test_it_holds_every_batch_and_grows_only_so_often(self, needs):
         capacities, seen = Capacities("auto"), []
         for need in needs:
             made = capacities.fitting("t", need)
             assert made.holds(need)
             for size in (made.positions, made.rows):
                 assert size >= SMALLEST
-                assert size & (size - 1) == 0
+                assert size == bucket(size)
             assert not seen or made.holds(seen[-1])
             seen.append(made)
+        assert capacities.learned == ({"t": seen[-1]} if needs else {})
         most = [max((getattr(need, name) for need in needs), default=0) for name in NAMES]
-        if needs:
-            assert capacities.learned == {"t": Capacity(*map(power_of_two, most))}
-        assert capacities.growths == len(set(seen)) <= 1 + sum(map(doublings, most))
+        assert capacities.growths == len(set(seen)) <= 1 + sum(map(growths, most))
+
+    def test_batches_that_grow_and_grow_compile_about_three_programs_per_doubling(self):
+        capacities = Capacities()
+        for size in range(1, 2**16):
+            capacities.fitting("t", Capacity(size, 1))
+        assert capacities.growths <= 8 + 3 * 6 + 2  # to 1024, and six doublings
 
     def test_tables_grow_apart(self):
         capacities = Capacities()
         capacities.fitting("a", Capacity(1000, 10))
         assert capacities.fitting("b", Capacity(1, 1)) == Capacity(8, 8)
         assert capacities.growths == 2
+
+    @given(st.integers(0, 2**24))
+    def test_large_sizes_are_padded_by_an_eighth_at_most(self, number):
+        made = bucket(number)
+        assert made >= max(number, SMALLEST)
+        assert made == bucket(made)
+        if number > FINE:
+            assert made < number * 1.125
+        else:
+            assert made == power_of_two(number)
 
     @given(st.integers(0, 2**20))
     def test_the_next_power_of_two(self, number):
@@ -97,9 +112,11 @@ class TestAuto:
 NAMES = ("positions", "rows")
 
 
-def doublings(number):
-    """From the smallest capacity up to this number."""
-    return int(math.log2(power_of_two(number) / SMALLEST))
+def growths(number):
+    """At most so many from the smallest capacity up to this number: in powers of two to 1024, then
+    by a quarter or more."""
+    fine = math.ceil(math.log(max(1, number / FINE), 1.25))
+    return int(math.log2(power_of_two(min(number, FINE)) / SMALLEST)) + fine
 
 
 # --- on a backend
@@ -195,9 +212,9 @@ def test_the_report_counts_what_jax_compiles_and_it_is_bounded(devices, compilat
     report = backend.report
     assert report.programs == compilations.count - before
     assert report.capacities["t"].positions <= power_of_two(largest)
-    growths = 1 + doublings(largest) + doublings(50)
-    assert report.growths <= growths
-    assert report.programs <= 2 * growths + 1 + doublings(50)  # lookups, updates, reads
+    most = 1 + growths(largest) + growths(50)
+    assert report.growths <= most
+    assert report.programs <= 2 * most + 1 + growths(50)  # lookups, updates, reads
     again = compilations.count
     backend.lookup(state, put)
     assert (backend.report, compilations.count) == (report, again)
