@@ -37,7 +37,7 @@ class Leaf:
     def described(self, mesh: Mesh | None) -> dict[str, Any]:
         """JSON; with how it is split where that is over `mesh`."""
         sharding, spec = self.value.sharding, None
-        if mesh is not None and isinstance(sharding, NamedSharding) and sharding.mesh == mesh:
+        if mesh is not None and isinstance(sharding, NamedSharding) and _same(sharding.mesh, mesh):
             spec = [list(axis) if isinstance(axis, tuple) else axis for axis in sharding.spec]
         return {
             "path": self.path,
@@ -96,3 +96,11 @@ def restored(array: Any, saved: Mapping[str, Any]) -> Any:
         if zeros.dtype == array.dtype:
             return jax.device_put(zeros.at[...].set(array), array.sharding)
     return array
+
+
+def _same(one: Any, other: Mesh) -> bool:
+    """Whatever their axes are for."""
+    if one == other:
+        return True
+    named = isinstance(one, Mesh) and one.axis_names == other.axis_names
+    return named and one.devices.tolist() == other.devices.tolist()

@@ -26,7 +26,7 @@ from embsim.errors import CheckpointError
 from embsim.nest import flatten_up_to, pack
 from embsim.pending import PendingUpdate
 from embsim.plan import Output
-from embsim.schedule import Progress, Schedule
+from embsim.schedule import Progress, Schedule, checked
 from embsim.state import State as HostState
 
 from ._carry import Leaf, carry_leaves, placed, restored
@@ -40,16 +40,14 @@ Arrays = Mapping[str, Any]
 Wanted = dict[str, jax.ShapeDtypeStruct]  # without sharding: on the host
 
 
-def saved_run(
-    embedding: Embedding, state: TrainState, schedule: Schedule
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def saved_run(embedding: Embedding, state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arrays (the state's own) and meta. Of several processes all call it.
 
     Raises:
-      ValueError: a state of another schedule, or whose next lookup has happened.
-      TypeError: a leaf of the carry that is no array.
+      ValueError: a state whose next lookup has happened.
+      TypeError: no TrainState; a leaf of the carry that is no array.
     """
-    check_between_steps("save", state, schedule)
+    schedule = between_steps("save", state)
     leaves = carry_leaves(state.carry, "save")
     arrays: dict[str, Any] = {f"carry/{i}": leaf.stored for i, leaf in enumerate(leaves)}
     for i, name in enumerate(embedding.specs):
@@ -71,17 +69,26 @@ def saved_run(
     return arrays | plans, meta
 
 
-def check_between_steps(call: str, state: TrainState, schedule: Schedule) -> None:
-    """Raises ValueError for a state of another schedule, or whose next lookup has happened."""
+def between_steps(call: str, state: TrainState) -> Schedule:
+    """Its schedule.
+
+    Raises:
+      TypeError: no TrainState.
+      ValueError: a state whose next lookup has happened.
+    """
+    if not isinstance(state, TrainState):
+        raise TypeError(f"{call}: found a {type(state).__name__}; it must be a TrainState")
+    schedule = checked(state.schedule)
     reads = schedule.version_read(state.step, state.start)
     steps = [each.step for each in state.pending]
     if steps != list(range(state.version, state.step)) or state.version > reads:
         raise ValueError(
             f"{call}: after {state.step} training steps the tables are at version {state.version} "
             f"and the updates {steps} are pending, but the next lookup reads version {reads} under "
-            f"{schedule}; give the schedule of the run, and a state between two steps: in on_pause "
-            "of train, or after Pipeline.step without `following`"
+            f"{schedule}; give a state between two steps: in on_pause of train, or after "
+            "Pipeline.step without `following`"
         )
+    return schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,23 +99,15 @@ class SavedRun:
       carry: structure, shapes and dtypes of the carry: arrays or jax.ShapeDtypeStructs.
 
     Raises:
-      CheckpointError: tables, slots, carry, or the schedule of pending updates are others.
+      CheckpointError: tables, slots or carry are others.
     """
 
     meta: Mapping[str, Any]
     embedding: Embedding
-    schedule: Schedule
     carry: Any
 
     def __post_init__(self) -> None:
         _check_tables(self._positions, self.embedding.specs)
-        found, steps = Schedule(**self.meta["schedule"]), self.meta["pending_steps"]
-        if steps and found != self.schedule:
-            raise CheckpointError(
-                f"restore: the updates {steps} are pending under {found} in the checkpoint, the "
-                f"schedule that was given is {self.schedule}; give the same one, or save after a "
-                "drain"
-            )
         _check_carry(self._run["carry"], self._leaves)
 
     def tables(self) -> dict[str, tuple[Placement, int]]:
@@ -143,9 +142,7 @@ class SavedRun:
 
     def state(self, arrays: Arrays) -> TrainState:
         """The run, of all arrays. The plans that are pending are made again for these devices."""
-        progress, start = Progress(**self.meta["progress"]), self.meta["progress"]["start"]
-        if Schedule(**self.meta["schedule"]) != self.schedule:
-            start = progress.dequeued  # nothing is pending: it goes on as after a drain
+        progress = Progress(**self.meta["progress"])
         weights, slots = {}, {}
         for name, spec in self.embedding.specs.items():
             i, _ = self._positions[name]
@@ -157,8 +154,9 @@ class SavedRun:
             jax.tree.unflatten(jax.tree.structure(self.carry), carry),
             progress.dequeued,
             self.meta["version"],
-            start,
+            progress.start,
             tuple(self._pending(k, arrays) for k in range(len(self._run["pending"]))),
+            Schedule(**self.meta["schedule"]),
         )
 
     def _pending(self, k: int, arrays: Arrays) -> Pending:

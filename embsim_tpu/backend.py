@@ -69,7 +69,8 @@ class JaxBackend:
     Raises:
       ValueError: an argument of none of these forms.
 
-    Activations and gradients are NumPy arrays, as everywhere under TPUEmbedding. A model that is
+    Activations and gradients are NumPy arrays, as everywhere under TPUEmbedding. Where the devices
+    belong to several processes, all make the same calls with the same whole batches. A model that is
     trained in JAX keeps them on the devices: `embsim_tpu.Embedding`, `embsim_tpu.pipeline.train`.
     """
 

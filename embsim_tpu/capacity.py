@@ -1,8 +1,9 @@
 """Static sizes of plans: XLA compiles a program for each shape, so plans are padded to them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from embsim.config import integer
 from embsim.errors import CapacityError
 
 SMALLEST = 8
@@ -20,6 +21,11 @@ class Capacity:
 
     positions: int
     rows: int
+
+    def __post_init__(self) -> None:
+        for name in ("positions", "rows"):
+            number = integer(f"Capacity: {name}", getattr(self, name), minimum=0)
+            object.__setattr__(self, name, number)
 
     def holds(self, need: "Capacity") -> bool:
         return need.positions <= self.positions and need.rows <= self.rows
@@ -46,6 +52,13 @@ class Capacities:
         self._learned: dict[str, Capacity] = {}
         self.growths = 0
 
+    def check_names(self, tables: Iterable[str]) -> None:
+        """Raises ValueError: a capacity is given for a table that is not among them."""
+        tables = list(tables)
+        other = set(self._given) - set(tables) if isinstance(self._given, Mapping) else set[str]()
+        if other:
+            raise ValueError(f"capacity names the tables {sorted(other)}; there are {tables}")
+
     @property
     def learned(self) -> dict[str, Capacity]:
         """By table, what "auto" has come to."""
@@ -69,7 +82,7 @@ class Capacities:
             return Capacity(_grown(known.positions, need.positions), _grown(known.rows, need.rows))
         if not given.holds(need):
             raise CapacityError(
-                f"put_plan: table {table!r}: the batch has {need.positions} ids on one device and "
+                f"plan: table {table!r}: the batch has {need.positions} ids on one device and "
                 f"asks one shard for {need.rows} distinct rows; found {given}; required: at least "
                 f"Capacity(positions={need.positions}, rows={need.rows}); pass that as capacity=, "
                 "or capacity='auto', or smaller batches"

@@ -1,6 +1,6 @@
 """Checkpoints of a training run by Orbax, and embsim's own to move a run between backends.
 
-with Checkpoints("run/checkpoints", embedding, schedule) as checkpoints:
+with Checkpoints("run/checkpoints", embedding) as checkpoints:
     state = TrainState(embedding.init(), carry)
     if checkpoints.latest is not None:
         state, extra = checkpoints.restore(carry)
@@ -23,11 +23,11 @@ from embsim._saved import load_state, saved_state
 from embsim.checkpoint import Group, load_arrays, save_arrays
 from embsim.errors import CheckpointError
 from embsim.pending import drained_rows
-from embsim.schedule import Progress, Schedule, checked
+from embsim.schedule import Progress, Schedule, sequential
 
 from ._orbax import ITEM, Handler, read_arrays, read_manifest, read_table, save_args
 from ._pending import to_devices, to_host
-from ._saved import SavedRun, check_between_steps, saved_run
+from ._saved import SavedRun, between_steps, saved_run
 from .backend import Held, JaxBackend
 from .embedding import Embedding
 from .train_state import TrainState
@@ -44,7 +44,6 @@ class Checkpoints:
     Args:
       directory: on a file system that all processes share; made by the first save.
       embedding: tables, features and mesh of the run.
-      schedule: of the run; sequential by default.
       keep: after each save delete all but the newest `keep`. None: all stay.
       asynchronous: `save` returns when the arrays are copied to the host, and files are written
         meanwhile. False: when all is on the disk.
@@ -56,7 +55,6 @@ class Checkpoints:
         self,
         directory: str | os.PathLike[str],
         embedding: Embedding,
-        schedule: Schedule | None = None,
         *,
         keep: int | None = 3,
         asynchronous: bool = True,
@@ -67,7 +65,6 @@ class Checkpoints:
             )
         self.directory = Path(directory).absolute()
         self.embedding = embedding
-        self.schedule = checked(schedule)
         self._keep = keep
         self._asynchronous = asynchronous
         self._handler = Handler()
@@ -95,11 +92,11 @@ class Checkpoints:
         of the writing itself is raised by the next call of `save`, `wait` or `close`.
 
         Raises:
-          ValueError: a step that is not after the newest checkpoint; a state of another schedule,
-            or whose next lookup has happened.
-          TypeError: a leaf of the carry that is no array; `extra` that is no JSON.
+          ValueError: a step that is not after the newest checkpoint; a state whose next lookup has
+            happened.
+          TypeError: no TrainState; a leaf of the carry that is no array; `extra` that is no JSON.
         """
-        arrays, meta = saved_run(self.embedding, state, self.schedule)
+        arrays, meta = saved_run(self.embedding, state)
         meta["run"]["extra"] = extra
         try:
             meta = json.loads(json.dumps(meta))  # what `extra` is now: it is written later
@@ -118,8 +115,8 @@ class Checkpoints:
     def restore(self, carry: Any = None, step: int | None = None) -> tuple[TrainState, Any]:
         """The run of training step `step`, or the newest, and `extra`. All processes call it.
 
-        It goes on bit for bit on a mesh of the size on which it was saved; on another one up to
-        the order of sums.
+        Under the schedule that it had it goes on bit for bit on a mesh of the size on which it was
+        saved, on another one up to the order of sums; under another schedule as after a drain.
 
         Args:
           carry: structure, shapes and dtypes of the carry, as arrays, which are not changed, or
@@ -132,7 +129,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: no checkpoint of that step; a file missing, truncated or altered; other
-            tables, slots or carry; updates that are pending under another schedule.
+            tables, slots or carry.
         """
         self.wait()
         found = self.steps
@@ -143,7 +140,7 @@ class Checkpoints:
                 f"{'any' if step is None else step}"
             )
         directory = self.directory / str(number) / ITEM
-        run = SavedRun(read_manifest(directory), self.embedding, self.schedule, carry)
+        run = SavedRun(read_manifest(directory), self.embedding, carry)
         arrays = read_arrays(directory, run.wanted())
         for key, (rows, width) in run.tables().items():
             if key not in arrays:
@@ -190,22 +187,20 @@ def to_embsim(
     path: str | os.PathLike[str],
     embedding: Embedding,
     state: TrainState,
-    schedule: Schedule | None = None,
     *,
     keep: int | None = None,
 ) -> str:
     """Write tables, slots, counts and pending updates as TPUEmbedding.save does; where it is.
 
-    TPUEmbedding(..., schedule=schedule, backend=any).restore(path) goes on from there: bit for bit
-    where sums are exact. The carry is not in it. Holds all tables on the host; of several processes
-    all call it, and the first writes.
+    TPUEmbedding(..., schedule=its schedule, backend=any).restore(path) goes on from there: bit for
+    bit where sums are exact. The carry is not in it. Holds all tables on the host; of several
+    processes all call it, and the first writes.
 
     Raises:
-      ValueError: a state of another schedule, or whose next lookup has happened.
+      ValueError: a state whose next lookup has happened.
       OSError: the disk is full, or cannot be written.
     """
-    schedule = checked(schedule)
-    check_between_steps("to_embsim", state, schedule)
+    schedule = between_steps("to_embsim", state)
     pending = [to_host(embedding, each) for each in state.pending]
     held = Held(embedding.specs, state.tables, state.version)
     patches = drained_rows(JaxBackend(embedding.shards.mesh), held, embedding.specs, pending)
@@ -223,21 +218,20 @@ def from_embsim(
     path: str | os.PathLike[str],
     embedding: Embedding,
     carry: Any = None,
-    schedule: Schedule | None = None,
 ) -> TrainState:
     """A run that TPUEmbedding.save or `to_embsim` wrote, with `carry`: the newest below `path`.
 
-    As TPUEmbedding.restore does it: under another schedule than the saved one the run goes on as
-    after a drain.
+    The carry is not in it: give that of the same training step. Under another schedule than the
+    saved one the run goes on as after a drain, as TPUEmbedding.restore does it.
 
     Raises:
       CheckpointError: no checkpoint there; a file missing, truncated or altered; other tables or
         slots.
     """
     group = load_arrays(path, [GROUP])[GROUP]
-    tables, progress, pending = load_state(
-        group.arrays, group.meta["object"], embedding.specs, checked(schedule)
-    )
+    meta = group.meta["object"]
+    schedule = Schedule(**meta["schedule"]) if "schedule" in meta else sequential()
+    tables, progress, pending = load_state(group.arrays, meta, embedding.specs, schedule)
     return TrainState(
         embedding.put(tables),
         carry,
@@ -245,4 +239,5 @@ def from_embsim(
         tables.version,
         progress.start,
         tuple(to_devices(embedding, each) for each in pending),
+        schedule,
     )

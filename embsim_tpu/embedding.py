@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from embsim.batch import make_batch
 from embsim.border import named_features
+from embsim.config import integer
 from embsim.errors import BackendError, BatchError
 from embsim.nest import flatten_up_to, pack
 from embsim.optimizers import accumulates_gradients
@@ -30,7 +31,8 @@ from embsim.state import State as HostState
 from embsim.state import initial_state
 from embsim.tables import resolve_tables
 
-from ._mesh import Processes, Shards, Turn
+from ._mesh import Shards
+from ._processes import Processes, Turn
 from .capacity import Capacities, Capacity
 from .functions import Coefficients, Functions, Plan, Table
 from .kernels import choose
@@ -53,7 +55,8 @@ class Embedding:
       kernels: "auto", or "xla": plain XLA on every platform.
 
     Raises:
-      ValueError: what TPUEmbedding refuses of features, tables and optimizers.
+      ValueError: what TPUEmbedding refuses of features, tables and optimizers; a capacity for a
+        table that is not there.
       BackendError: an optimizer with use_gradient_accumulation=False.
     """
 
@@ -73,6 +76,7 @@ class Embedding:
         self.specs = {spec.name: spec for spec in self.tables.specs}
         self.shards = Shards(mesh)
         self.capacities = Capacities(capacity)
+        self.capacities.check_names(self.specs)
         self.processes = Processes(self.shards.processes, f"embedding {next(_numbers)}")
         self._rates = Rates(self.tables.specs)
         for spec in self.tables.specs:
@@ -189,7 +193,7 @@ class Embedding:
 
     def coefficients(self, step: int) -> dict[str, dict[str, np.float32]]:
         """All numbers of the update of training step `step`, by table: an argument of `update`."""
-        return self._rates.at(step)
+        return self._rates.at(integer("coefficients: step", step, minimum=0))
 
     def lookup(self, state: State, plan: Plan) -> Any:
         """Activations in the structure of feature_config, float32 [*shape, dim]: G @ Q(W) of every

@@ -74,6 +74,7 @@ class Functions:
 
     def lookup(self, state: State, plan: Plan) -> Any:
         """Activations in the structure of feature_config, float32 [*shape, dim]."""
+        self._check("lookup", state, plan)
 
         def local(weights: Any, plans: Any) -> tuple[jax.Array, ...]:
             found = {
@@ -108,7 +109,11 @@ class Functions:
         after: what else was looked up in `state` in the same program. Where XLA sees no order in
         that read and this change in place, it copies the tables.
         """
+        self._check("update", state, plan)
+        self._check_coefficients(coefficients)
         leaves = flatten_up_to(self.feature_config, gradients, "gradients")
+        for each, leaf in zip(plan.outputs, leaves, strict=True):
+            self._check_gradient(each, leaf)
         earlier = jax.tree.leaves(after)
 
         def local(arrays: Any, plans: Any, parts: Any, numbers: Any, earlier: Any) -> Any:
@@ -132,6 +137,64 @@ class Functions:
             run = self.shards.local(local, replicated=(3,))
             made = run(_by_table(state), dict(plan.tables), tuple(leaves), coefficients, earlier)
         return _state(made)
+
+    def _check(self, call: str, state: Any, plan: Any) -> None:
+        """Of types, names and sizes; ids were checked when they were planned."""
+        for what, value, kind, made in (
+            ("state", state, State, "init() or restored from a checkpoint"),
+            ("plan", plan, Plan, "plan()"),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"{call}: {what} is a {type(value).__name__}; it must be the {kind.__name__} "
+                    f"that this Embedding's {made} gave; the order is (state, plan)"
+                )
+        names = {name for name, _ in self.tables}
+        for what, found in (("state", state.weights), ("plan", plan.tables)):
+            if set(found) != names:
+                raise ValueError(
+                    f"{call}: the {what} has the tables {sorted(found)}, this Embedding has "
+                    f"{sorted(names)}; use the state and plans of one Embedding"
+                )
+        for name, weights in state.weights.items():
+            asked, has = plan.tables[name].shard_rows, len(weights) // self.shards.size
+            devices = len(plan.tables[name].local_rows)
+            if (asked, devices) != (has, self.shards.size):
+                raise ValueError(
+                    f"{call}: the plan of table {name!r} is for {asked} rows on each of {devices} "
+                    f"devices (padding included), the table has {has} on each of "
+                    f"{self.shards.size}; use the state and plans of one Embedding"
+                )
+
+    def _check_coefficients(self, coefficients: Any) -> None:
+        names = {name for name, _ in self.tables}
+        if not isinstance(coefficients, Mapping) or set(coefficients) != names:
+            found = sorted(coefficients) if isinstance(coefficients, Mapping) else coefficients
+            raise TypeError(
+                f"update: coefficients is {found!r}; it must be what Embedding.coefficients(step) "
+                f"returned, for the tables {sorted(names)}"
+            )
+
+    def _check_gradient(self, output: Output, gradient: Any) -> None:
+        """Raises ValueError, TypeError: not the shape of the activations, no floats."""
+        if gradient is None:
+            return
+        table, (first, *rest) = dict(self.tables)[output.table], output.shape
+        wanted = (first * self.shards.size, *rest, table.dim)
+        if not hasattr(gradient, "shape") or not hasattr(gradient, "dtype"):
+            raise TypeError(
+                f"update: a gradient of table {output.table!r} is a {type(gradient).__name__}; it "
+                f"must be an array {wanted}, or None for zeros"
+            )
+        if gradient.shape != wanted:
+            raise ValueError(
+                f"update: a gradient of table {output.table!r} is {gradient.shape}; it must have "
+                f"the shape of the activations, {wanted}"
+            )
+        if not jnp.issubdtype(gradient.dtype, jnp.floating):
+            raise TypeError(
+                f"update: a gradient of table {output.table!r} is {gradient.dtype}, not a float"
+            )
 
     def touched(self, state: State, plan: Plan) -> Any:
         """The rows of tables and slots that an update of this plan changes."""
@@ -187,16 +250,8 @@ def _stacked(name: str, dim: int, outputs: Sequence[Output], parts: Any) -> jax.
     for each, part in zip(outputs, parts, strict=True):
         if each.table != name:
             continue
-        wanted = (*each.shape, dim)
         if part is None:
-            part = jnp.zeros(wanted, jnp.float32)
-        if jnp.shape(part) != wanted:
-            raise ValueError(
-                f"update: a gradient of table {name!r} is {jnp.shape(part)} on each device; it "
-                f"must have the shape of the activations, {wanted}"
-            )
-        if not jnp.issubdtype(part.dtype, jnp.floating):
-            raise TypeError(f"update: a gradient of table {name!r} is {part.dtype}, not a float")
+            part = jnp.zeros((*each.shape, dim), jnp.float32)
         rows.append(part.reshape(-1, dim).astype(jnp.float32))
     return jnp.concatenate(rows)
 

@@ -7,29 +7,25 @@ embsim.schedule; no number depends on it.
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import jax
 import numpy as np
 
+from embsim.config import integer
 from embsim.schedule import Schedule, checked
 
-from ._mesh import Turn
 from ._prefetch import prefetched
+from ._processes import Turn
+from ._programs import DenseStep, programs
 from ._ticks import Place, Tick, after, dense_ticks, lookup_ticks, step_ticks
 from .embedding import Embedding
-from .functions import Functions
 from .state import State
-from .train_state import Example, Pending, Planned, TrainState
-
-# (carry, activations, inputs) -> (carry, gradients, metrics)
-DenseStep = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+from .train_state import Example, Pending, Planned, TrainState, adopted
 
 
-@dataclass(eq=False)
 class Pipeline:
     """A run, step by step.
 
@@ -37,25 +33,47 @@ class Pipeline:
       embedding: tables, features, mesh.
       dense_step: (carry, activations, inputs) -> (carry, gradients, metrics), pure: activations and
         gradients (d loss / d activations, or None for zeros) in the structure of feature_config.
-      state: where the run begins. It is taken over: its arrays are donated.
-      schedule: which version each lookup reads; sequential by default.
+      state: where the run begins. It is taken over, the carry too: every step donates its arrays,
+        so that they cannot be used again, nor those of any earlier `Pipeline.state`.
+      schedule: which version each lookup reads; sequential by default. A state that was left under
+        another one goes on as after a drain.
 
     An error in `dense_step` while it is traced changes nothing; one that a device raises while it
     runs leaves no state to go on from: restore a checkpoint.
+
+    Raises:
+      TypeError: a state that is no TrainState.
+      ValueError: one whose pending updates are not those between its version and its step.
     """
 
-    embedding: Embedding
-    dense_step: DenseStep
-    state: TrainState
-    schedule: Schedule | None = None
-    kinds: set[str] = field(default_factory=set[str])  # of the ticks that ran
-    _current: Planned | None = None
-    _inputs: Any = None
-    _activations: Any = None
+    def __init__(
+        self,
+        embedding: Embedding,
+        dense_step: DenseStep,
+        state: TrainState,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self.embedding = embedding
+        self.dense_step = dense_step
+        self.schedule = checked(schedule)
+        self.kinds: set[str] = set()  # of the ticks that ran
+        self._programs = programs(embedding.functions, dense_step)
+        self._looking = False
+        self.restore(state)
 
-    def __post_init__(self) -> None:
-        self.schedule = checked(self.schedule)
-        self._programs = programs(self.embedding.functions, self.dense_step)
+    @property
+    def state(self) -> TrainState:
+        """The run as it is now; valid until the next step.
+
+        Raises RuntimeError: inside as_if_drained(), whose tables are not those of the run.
+        """
+        self._not_looking("state")
+        return self._state
+
+    @property
+    def carry(self) -> Any:
+        """The dense step's, inside as_if_drained() too."""
+        return self._state.carry
 
     def planned(self, example: Example | tuple[Any, ...], turn: Turn | None = None) -> Planned:
         """Check, plan and transfer a batch; for any thread.
@@ -68,7 +86,7 @@ class Pipeline:
           BackendError: in several processes, what has no class in embsim.errors, of another one.
         """
         with turn or self.embedding.processes.turn() as turn:
-            features, inputs, weights = Example(*example)
+            features, inputs, weights = Example.of(example)
             plans, outputs = self.embedding.host_plans(features, weights)
             put = self.embedding.shards.put_own
             inputs = jax.tree.map(lambda leaf: put(np.array(leaf)), inputs)
@@ -78,8 +96,9 @@ class Pipeline:
     def begin(self, planned: Planned) -> Any:
         """The lookup of the next training step. Returns its activations; for calls by hand, `step`
         does it otherwise."""
+        place = self._place
         self._current = planned
-        self._run(lookup_ticks(self._schedule, self._place), None)
+        self._run(lookup_ticks(self.schedule, place), None)
         return self._activations
 
     def step(self, planned: Planned, following: Planned | None = None, inputs: Any = None) -> Any:
@@ -97,42 +116,50 @@ class Pipeline:
         self._current = planned
         self._inputs = planned.inputs if inputs is None else inputs
         if place.looked_up:
-            ticks = dense_ticks(self._schedule, place, following is not None)
+            ticks = dense_ticks(self.schedule, place, following is not None)
         else:
-            ticks = step_ticks(self._schedule, place, following is not None)
+            ticks = step_ticks(self.schedule, place, following is not None)
         return self._run(ticks, following)
 
     def drain(self) -> None:
         """Make every update visible to the lookups that follow: a pipeline bubble."""
         self._run([Tick(update=each.step) for each in self.state.pending], None)
-        self.state = replace(self.state, start=self.state.step)
+        self._state = replace(self.state, start=self.state.step)
         self._current, self._activations = None, None
 
     def restore(self, state: TrainState) -> None:
         """Go on from `state`, which is taken over; a step that was looked up is forgotten."""
-        self.state, self._current, self._activations = state, None, None
+        self._not_looking("restore")
+        self._state = adopted(state, self.schedule)
+        self._current, self._inputs, self._activations = None, None, None
 
     @contextmanager
     def as_if_drained(self) -> Generator[State]:
         """Tables and slots with every submitted update in them, while the context is open; then
-        the rows that pending updates touched are put back. Looking never changes training."""
+        the rows that pending updates touched are put back. Looking never changes training.
+
+        Inside, nothing but `carry` and `planned` of this pipeline can be used; the tables are valid
+        until the end of the context.
+        """
+        state, tables = self.state, self.state.tables
         saved: list[tuple[Pending, Any]] = []
-        tables = self.state.tables
-        for each in self.state.pending:
-            saved.append((each, self._programs.touched(tables, each.planned.plan)))
-            tables = self._updated(tables, each)
-        self.state = replace(self.state, tables=tables)
+        self._looking = True
         try:
+            for each in state.pending:
+                saved.append((each, self._programs.touched(tables, each.planned.plan)))
+                tables = self._updated(tables, each)
             yield tables
         finally:
             for each, rows in reversed(saved):
                 tables = self._programs.with_touched(tables, each.planned.plan, rows)
-            self.state = replace(self.state, tables=tables)
+            self._state, self._looking = replace(state, tables=tables), False
 
-    @property
-    def _schedule(self) -> Schedule:
-        assert self.schedule is not None
-        return self.schedule
+    def _not_looking(self, what: str) -> None:
+        if self._looking:
+            raise RuntimeError(
+                f"Pipeline.{what}: as_if_drained() is open: the tables have updates in them that "
+                "the run must not see yet; do it before or after; Pipeline.carry is there inside"
+            )
 
     @property
     def _place(self) -> Place:
@@ -146,7 +173,7 @@ class Pipeline:
             if tick.dense is None and tick.lookup is None:
                 due = self.state.pending[0]
                 tables = self._updated(self.state.tables, due)
-                self.state = replace(self.state, tables=tables, pending=self.state.pending[1:])
+                self._state = replace(self.state, tables=tables, pending=self.state.pending[1:])
             else:
                 metrics = self._run_one(tick, following)
             self._moved(tick)
@@ -177,63 +204,16 @@ class Pipeline:
         if tick.lookup is not None and tick.lookup != tick.dense:
             self._current, self._activations = looked_up, found
         pending = pending[1:] if due is not None else pending
-        self.state = replace(state, tables=tables, carry=carry, pending=pending)
+        self._state = replace(state, tables=tables, carry=carry, pending=pending)
         return metrics
 
     def _moved(self, tick: Tick) -> None:
         place = after(self._place, [tick])
-        self.state = replace(self.state, step=place.step, version=place.version)
+        self._state = replace(self.state, step=place.step, version=place.version)
 
     def _updated(self, tables: State, due: Pending) -> State:
         what = (due.planned.plan, due.gradients, due.coefficients)
         return self._programs.tick(tables, None, None, None, None, what, dense=False, own=False)[0]
-
-
-@dataclass(frozen=True)
-class Programs:
-    """Compiled on first use, once for each kind of tick and shape of batch."""
-
-    tick: Any
-    touched: Any
-    with_touched: Any
-
-
-@lru_cache(maxsize=64)
-def programs(functions: Functions, dense_step: DenseStep) -> Programs:
-    """Of these tables and this dense step; pipelines of equal ones share them."""
-
-    def tick(
-        tables: State,
-        carry: Any,
-        activations: Any,
-        inputs: Any,
-        plan: Any,
-        due: Any,
-        *,
-        dense: bool,
-        own: bool,
-    ) -> tuple[State, Any, Any, Any, Any]:
-        """Each part where its arguments are there: the lookup of `plan`, the dense step, the update
-        `due`: a plan, its gradients (`own`: those of this dense step) and coefficients."""
-        found = gradients = metrics = None
-        if plan is not None:
-            found = functions.lookup(tables, plan)
-        if dense:
-            given = found if activations is None else activations
-            with jax.named_scope("embsim.dense"):
-                carry, gradients, metrics = dense_step(carry, given, inputs)
-        if due is not None:
-            due_plan, older, coefficients = due
-            given = gradients if own else older
-            tables = functions.update(tables, due_plan, given, coefficients, after=found)
-            gradients = None if own else gradients
-        return tables, carry, found, gradients, metrics
-
-    return Programs(
-        jax.jit(tick, static_argnames=("dense", "own"), donate_argnums=(0, 1)),
-        jax.jit(functions.touched),
-        jax.jit(functions.with_touched, donate_argnums=0),
-    )
 
 
 def train(
@@ -269,8 +249,16 @@ def train(
 
     Raises:
       what `data`, planning or `dense_step` raise, where the step would have been; the thread is
-      stopped.
+        stopped. `state` was taken over: keep what on_pause gives to go on from, in a checkpoint.
+      ValueError: steps < 0, pause_every < 1 or prefetch < 0.
     """
+    for name, value, least in (
+        ("steps", steps, 0),
+        ("pause_every", pause_every, 1),
+        ("prefetch", prefetch, 0),
+    ):
+        if value is not None or name == "prefetch":
+            integer(f"train: {name}", value, minimum=least)
     pipeline = Pipeline(embedding, dense_step, state, schedule)
     left = None if steps is None else max(0, steps - state.step)
     processes = embedding.processes.branch()

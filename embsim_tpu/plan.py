@@ -46,8 +46,8 @@ class LookupPlan:
     of sample s.
 
     int32 arrays, `gain` float32; on a mesh the devices' parts, one after the other. `local_rows`
-    [1] is the number of rows of the table on this shard, without padding; `one_id_each` says that
-    sample j is position j, for every j.
+    [1] is the number of rows of the table on this shard, without padding, `shard_rows` with it;
+    `one_id_each` says that sample j is position j, for every j.
     """
 
     asked: Any
@@ -58,6 +58,7 @@ class LookupPlan:
     local_rows: Any
     samples: int = field(metadata={"static": True})
     one_id_each: bool = field(metadata={"static": True})
+    shard_rows: int = field(metadata={"static": True})
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,15 @@ def put_cut(
     rows = [cut.placement.rows_in_shard(shard) for shard in range(shards.size)]
     local_rows = shards.put(np.array(rows, np.int32))
     return LookupPlan(
-        asked, slot, sample, gain, SortedRows(*by_row), local_rows, cut.samples, one_id_each
+        asked,
+        slot,
+        sample,
+        gain,
+        SortedRows(*by_row),
+        local_rows,
+        cut.samples,
+        one_id_each,
+        cut.placement.local_rows,
     )
 
 

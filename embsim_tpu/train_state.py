@@ -1,13 +1,14 @@
 """A batch on its way to the devices, and a run between two training steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from embsim.plan import LookupPlan as HostPlan
 from embsim.plan import Output
+from embsim.schedule import Schedule
 
 from .functions import Plan
 from .state import State
@@ -20,6 +21,18 @@ class Example(NamedTuple):
     features: Any
     inputs: Any = None
     weights: Any = None
+
+    @classmethod
+    def of(cls, item: Any) -> "Example":
+        """Raises TypeError: neither an Example nor a tuple of one to three of its parts."""
+        if isinstance(item, tuple) and 1 <= len(item) <= 3:
+            return cls(*item)
+        found = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, tuple) else "")
+        raise TypeError(
+            f"a batch of the data is {found}; it must be an Example, or a tuple (features, inputs, "
+            "weights) of which the last two may be left out: ids, arrays for the dense step, and "
+            "weights of the ids"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +65,7 @@ class TrainState:
       step: training steps done: the position in the data.
       start: as at the last drain.
       pending: updates version .. step - 1, oldest first.
+      schedule: under which the run was so far; None at its beginning.
     """
 
     tables: State
@@ -60,3 +74,27 @@ class TrainState:
     version: int = 0
     start: int = 0
     pending: tuple[Pending, ...] = ()
+    schedule: Schedule | None = None
+
+
+def adopted(state: TrainState, schedule: Schedule) -> TrainState:
+    """`state` for a run under `schedule`: if it was under another one, as after a drain.
+
+    Raises:
+      TypeError: no TrainState.
+      ValueError: pending updates that are not those between its version and its step.
+    """
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"a run begins at a {type(state).__name__}; it must be a TrainState: "
+            "TrainState(embedding.init(), carry), or what a checkpoint or train() returned"
+        )
+    steps = [each.step for each in state.pending]
+    if steps != list(range(state.version, state.step)):
+        raise ValueError(
+            f"a run at training step {state.step} with tables at version {state.version} has "
+            f"pending the updates {list(range(state.version, state.step))}; found {steps}"
+        )
+    if state.schedule in (None, schedule):
+        return replace(state, schedule=schedule)
+    return replace(state, start=state.step, schedule=schedule)

@@ -106,9 +106,7 @@ class Run:
             else dlrm.dcnv2(*shape, options.bottom, options.top, rank=options.rank)
         )
         self.dense_optimizer = optax.adam(options.dense_learning_rate)
-        self.checkpoints = Checkpoints(
-            self.out / "checkpoints", self.embedding, schedule_of(options.schedule)
-        )
+        self.checkpoints = Checkpoints(self.out / "checkpoints", self.embedding)
         self.rows: list[dict[str, Any]] = []
 
     def train(self) -> list[dict[str, Any]]:

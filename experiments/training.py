@@ -106,7 +106,7 @@ def evaluate(
     logits: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     with pipeline.as_if_drained() as tables:
-        parameters, _ = pipeline.state.carry
+        parameters, _ = pipeline.carry
         for examples in _first(stream.held_out(batch_size), batches):
             planned = pipeline.planned(example_of(stream, examples))
             found = _scored(pipeline.embedding.functions, model)(

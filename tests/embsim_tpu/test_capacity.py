@@ -48,6 +48,12 @@ class TestGiven:
         assert capacities.fitting("b", Capacity(100, 5)) == Capacity(128, 8)
         assert list(capacities.learned) == ["b"]
 
+    @pytest.mark.parametrize("size", [-1, 4.5, "4", True])
+    def test_sizes_are_whole_numbers(self, size):
+        for sizes in ((size, 4), (4, size)):
+            with pytest.raises(ValueError, match=r"Capacity: .* it must be an int >= 0"):
+                Capacity(*sizes)
+
     @pytest.mark.parametrize("given", ["automatic", 5, None, [Capacity(1, 1)]])
     def test_anything_else_is_refused(self, given):
         with pytest.raises(

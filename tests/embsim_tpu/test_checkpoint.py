@@ -104,7 +104,7 @@ class Run:
         return self
 
     def checkpoints(self, path, **options):
-        return Checkpoints(path, self.embedding, self.schedule, **options)
+        return Checkpoints(path, self.embedding, **options)
 
     @property
     def numbers(self):
@@ -241,20 +241,18 @@ def test_old_ones_are_removed(tmp_path):
         ({"rule": embsim.SGD(0.1)}, r"slot variables {'accumulators': 4} .* SGD needs {}"),
         ({"rule": embsim.RowwiseAdagrad(0.1)}, r"{'accumulators': 4} .* {'accumulators': 1}"),
         ({"rule": embsim.Adagrad(0.1, clipvalue=1.0)}, r"pending for table 'the.items/1' are of"),
-        ({"schedule": embsim.stale(1)}, r"updates \[1, 2\] are pending under .*ness=2.*ness=1"),
     ],
 )
 def test_another_model_is_refused(tmp_path, options, message):
     run = Run().to(3, drain=False)
     with run.checkpoints(tmp_path / "orbax") as checkpoints:
         checkpoints.save(run.state)
-    to_embsim(tmp_path / "embsim", run.embedding, run.state, run.schedule)
+    to_embsim(tmp_path / "embsim", run.embedding, run.state)
     other = Run(**options)
     with pytest.raises(CheckpointError, match=message):
         other.checkpoints(tmp_path / "orbax").restore(first_carry())
-    if "schedule" not in options:
-        with pytest.raises(CheckpointError, match=message):
-            from_embsim(tmp_path / "embsim", other.embedding, None, other.schedule)
+    with pytest.raises(CheckpointError, match=message):
+        from_embsim(tmp_path / "embsim", other.embedding)
 
 
 @pytest.mark.parametrize(
@@ -275,19 +273,42 @@ def test_another_carry_is_refused(tmp_path, change, message):
         checkpoints.restore(change(first_carry()))
 
 
-def test_another_schedule_goes_on_as_after_a_drain_if_nothing_is_pending(tmp_path):
+@pytest.mark.parametrize("kind", ["state", "orbax", "embsim"])
+@pytest.mark.parametrize(
+    "schedule", [embsim.sequential(), embsim.stale(1), embsim.stale(5)], ids=str
+)
+def test_under_another_schedule_a_run_goes_on_as_after_a_drain(tmp_path, kind, schedule):
+    """Of stale(2), with two updates pending; to the bit."""
+    run, drained = Run().to(3, drain=False), Run().to(3)
+    assert len(run.state.pending) == 2 and not drained.state.pending
+    state = run.state
+    if kind == "orbax":
+        with run.checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(run.state)
+        state, _ = run.checkpoints(tmp_path).restore(first_carry())
+    elif kind == "embsim":
+        to_embsim(tmp_path, run.embedding, run.state)
+        state = from_embsim(tmp_path, run.embedding, run.state.carry)
+    ends = []
+    for start in (state, drained.state):
+        other = Run(schedule)
+        other.state = start
+        ends.append(other.to(8).numbers)
+    check_same(*ends)
+
+
+def test_a_run_keeps_its_schedule_and_the_start_of_its_last_drain(tmp_path):
     run = Run(embsim.sequential()).to(3)
     run.state = replace(run.state, start=2)
     with run.checkpoints(tmp_path / "orbax") as checkpoints:
         checkpoints.save(run.state)
-    to_embsim(tmp_path / "embsim", run.embedding, run.state, run.schedule)
-    state, _ = run.checkpoints(tmp_path / "orbax").restore(first_carry())
-    assert (state.step, state.version, state.start) == (3, 3, 2)
-    other = Run(embsim.stale(2))
-    state, _ = other.checkpoints(tmp_path / "orbax").restore(first_carry())
-    assert (state.step, state.version, state.start) == (3, 3, 3)
-    state = from_embsim(tmp_path / "embsim", other.embedding, None, other.schedule)
-    assert (state.step, state.version, state.start) == (3, 3, 3)
+    to_embsim(tmp_path / "embsim", run.embedding, run.state)
+    for state in (
+        run.checkpoints(tmp_path / "orbax").restore(first_carry())[0],
+        from_embsim(tmp_path / "embsim", run.embedding),
+    ):
+        assert (state.step, state.version, state.start) == (3, 3, 2)
+        assert state.schedule == embsim.sequential()
 
 
 def test_what_cannot_be_saved_or_found(tmp_path):
@@ -313,12 +334,14 @@ def test_what_cannot_be_saved_or_found(tmp_path):
 
 def test_a_state_that_is_not_between_two_steps_is_refused(tmp_path):
     run = Run().to(3, drain=False)
-    for schedule, state in (
-        (embsim.stale(3), replace(run.state, version=1, pending=run.state.pending[1:])),
-        (embsim.stale(2), replace(run.state, pending=run.state.pending[1:])),
+    for state in (
+        replace(run.state, version=2, pending=run.state.pending[1:]),
+        replace(run.state, pending=run.state.pending[1:]),
     ):
         with pytest.raises(ValueError, match="after 3 training steps the tables are at version"):
-            Checkpoints(tmp_path, run.embedding, schedule).save(state)
-        with pytest.raises(ValueError, match="give the schedule of the run"):
-            to_embsim(tmp_path, run.embedding, state, schedule)
+            Checkpoints(tmp_path, run.embedding).save(state)
+        with pytest.raises(ValueError, match="give a state between two steps"):
+            to_embsim(tmp_path, run.embedding, state)
+    with pytest.raises(TypeError, match="save: found a State; it must be a TrainState"):
+        Checkpoints(tmp_path, run.embedding).save(run.state.tables)
     assert not list(tmp_path.iterdir())

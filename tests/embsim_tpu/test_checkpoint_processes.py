@@ -55,11 +55,11 @@ def restored(mesh, folder, kind):
 
     embedding = Embedding(model.features(True), mesh=mesh)
     carry, _ = dense()
-    checkpoints = Checkpoints(folder / "orbax", embedding, stale())
+    checkpoints = Checkpoints(folder / "orbax", embedding)
     state, extra = checkpoints.restore(carry)
     assert extra == {"by": "all"}
     if kind == "embsim":
-        return from_embsim(folder / "embsim", embedding, state.carry, stale())
+        return from_embsim(folder / "embsim", embedding, state.carry)
     return state
 
 
@@ -81,9 +81,9 @@ def main(index, port, folder):
 
     mesh, folder = worker.mesh_of(2 * DEVICES), Path(folder)
     embedding, state = trained(mesh, steps=2)
-    with Checkpoints(folder / "orbax", embedding, stale()) as checkpoints:
+    with Checkpoints(folder / "orbax", embedding) as checkpoints:
         checkpoints.save(state, {"by": "all"})
-        to_embsim(folder / "embsim", embedding, state, stale())
+        to_embsim(folder / "embsim", embedding, state)
     numbers(mesh, state, f"uninterrupted {index}", folder)
     for kind in ("orbax", "embsim"):
         numbers(mesh, restored(mesh, folder, kind), f"{kind} {index}", folder)

@@ -181,10 +181,24 @@ class TestRefusals:
             embedding.plan({name: each for name, each in good.items() if name != "user"})
 
     def test_a_batch_beyond_the_capacity(self):
-        embedding = Embedding(features(SGD(1.0)), capacity={"user": Capacity(1, 1), "tags": TINY})
+        embedding = Embedding(features(SGD(1.0)), capacity={"users": TINY, "tags": TINY})
         with pytest.raises(CapacityError, match=r"table 'tags'.*required: at least Capacity"):
             embedding.plan(batch(0))
-        assert embedding.capacities.learned.keys() <= {"items", "users"}
+        assert embedding.capacities.learned.keys() <= {"items"}
+
+    def test_a_capacity_of_no_table(self):
+        with pytest.raises(ValueError, match=r"capacity names the tables \['user'\]; there are"):
+            Embedding(features(SGD(1.0)), capacity={"user": TINY, "tags": TINY})
+
+    @pytest.mark.parametrize("mesh", [4, "all", jax.devices()])
+    def test_what_is_no_mesh(self, mesh):
+        with pytest.raises(TypeError, match=r"must be a jax.sharding.Mesh, or None"):
+            Embedding(features(SGD(1.0)), mesh=mesh)
+
+    @pytest.mark.parametrize("step", ["a", -1, 0.5, True])
+    def test_what_is_no_step(self, step):
+        with pytest.raises(ValueError, match=r"coefficients: step is .*; it must be an int >= 0"):
+            Embedding(features(SGD(1.0))).coefficients(step)
 
 
 TINY = Capacity(positions=2, rows=2)

@@ -77,6 +77,7 @@ def test_none_is_a_gradient_of_zero():
     )
 
 
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(
     "gradients, error",
     [
@@ -87,14 +88,83 @@ def test_none_is_a_gradient_of_zero():
         ({"a": jnp.zeros((2, 8)), "b": (None, None)}, ValueError),
         ({"a": jnp.zeros((16,)), "b": (None, None)}, ValueError),
         ({"a": jnp.zeros((8, 2), jnp.int32), "b": (None, None)}, TypeError),
+        ({"a": 0.5, "b": (None, None)}, ValueError),
+        ({"a": [[0.0, 0.0]] * 8, "b": (None, None)}, TypeError),
+        ({"a": jnp.zeros((1, 2)), "b": (None, None)}, ValueError),
     ],
-    ids=["keys", "type", "length", "a key more", "transposed", "flat", "integers"],
+    ids=[
+        "keys",
+        "type",
+        "length",
+        "a key more",
+        "transposed",
+        "flat",
+        "integers",
+        "one",
+        "list",
+        "few",
+    ],
 )
-def test_gradients_of_another_form_are_refused(gradients, error):
-    embedding = embedding_on(1)
+def test_gradients_of_another_form_are_refused(gradients, error, devices):
+    embedding = embedding_on(devices)
     plan = embedding.plan(batch())
     with pytest.raises(error, match="gradient"):
         embedding.update(embedding.init(), plan, gradients, embedding.coefficients(0))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_state_plan_and_coefficients_are_of_one_embedding(devices):
+    """Whatever is wrong is said before anything is compiled."""
+    embedding = embedding_on(devices)
+    state, plan, c = embedding.init(), embedding.plan(batch()), embedding.coefficients(0)
+    g = {"a": None, "b": (None, None)}
+    named = TableConfig(1000, 2, optimizer=SGD(1.0), name="other")
+    other = Embedding([FeatureConfig(named)], mesh=mesh_of(devices))
+    for call, error, match in (
+        (lambda: embedding.lookup(plan, state), TypeError, r"state is a Plan; .*be the State"),
+        (
+            lambda: embedding.lookup(state, batch()),
+            TypeError,
+            r"plan is a dict; .*be the Plan",
+        ),
+        (
+            lambda: embedding.lookup(other.init(), plan),
+            ValueError,
+            r"state has .*\['other'\]",
+        ),
+        (
+            lambda: embedding.lookup(state, other.plan([[[1]] * 8])),
+            ValueError,
+            "plan has the",
+        ),
+        (
+            lambda: embedding.update(state, plan, g, None),
+            TypeError,
+            "coefficients is None; it",
+        ),
+        (lambda: embedding.update(state, plan, g, {}), TypeError, r"coefficients is \[\]; it"),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+    embedding.update(state, plan, g, c)
+
+
+@pytest.mark.parametrize("made, used", [(1, 8), (8, 1), (1, 1)])
+def test_a_plan_for_another_size_or_mesh_is_refused(made, used):
+    """Of a table of the same name: its ids would be read somewhere else, or nowhere."""
+    large, small = (
+        Embedding(
+            [FeatureConfig(TableConfig(rows, 2, optimizer=SGD(1.0), name="t"))],
+            mesh=mesh_of(devices),
+        )
+        for rows, devices in ((10_000, made), (10, used))
+    )
+    plan, state = large.plan([[[9999]] * 8]), small.init()
+    gradients = [jnp.ones((8, 2))]
+    with pytest.raises(ValueError, match=r"plan of table 't' is for \d+ rows on each of"):
+        small.lookup(state, plan)
+    with pytest.raises(ValueError, match="use the state and plans of one Embedding"):
+        small.update(state, plan, gradients, small.coefficients(0))
 
 
 def test_gradients_of_another_float_are_cast():

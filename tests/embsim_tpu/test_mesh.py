@@ -1,12 +1,17 @@
 """Arrays among devices; what processes tell each other is tested in test_processes.py."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+import embsim
+from embsim import SGD, FeatureConfig, TableConfig
+from embsim.conformance import Values
+from embsim_tpu import Embedding, JaxBackend, TrainState, train
 from embsim_tpu._mesh import Shards
-from tests.embsim_tpu.conftest import DEVICES, mesh_of
+from tests.embsim_tpu.conftest import DEVICES, F, mesh_of
 
 
 def grid():
@@ -29,6 +34,35 @@ def test_a_mesh_is_a_row_of_devices(devices):
     whole = shards.put_replicated(array)
     assert all(np.array_equal(part.data, array) for part in whole.addressable_shards)
     assert len(whole.addressable_shards) == devices
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_axes_of_any_type_may_be_given(devices):
+    """jax.make_mesh makes Explicit ones, which go into the types of results; ours do not."""
+    table = TableConfig(
+        100, 2, Values(np.arange(200, dtype=F).reshape(100, 2)), SGD(1.0), "sum", "t"
+    )
+    mesh = jax.make_mesh((devices,), ("shards",), devices=jax.devices()[:devices])
+    embedding = Embedding(FeatureConfig(table), mesh=mesh)
+
+    def dense_step(carry, activations, labels):
+        def loss(w, a):
+            return ((a @ w - labels) ** 2).mean()
+
+        slope, gradients = jax.grad(loss, argnums=(0, 1))(carry, activations)
+        return carry - 0.1 * slope, gradients, activations.sum()
+
+    sums = []
+    example = ([[1], [2], [3], [4]], np.zeros(4, F))
+    state = TrainState(embedding.init(), jnp.ones(2))
+    train(embedding, dense_step, [example] * 2, state, on_step=lambda _, s: sums.append(float(s)))
+    assert sums[0] == 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9 and sums[1] != sums[0]
+    backend = JaxBackend(mesh)
+    with embsim.TPUStrategy().scope():
+        law = embsim.TPUEmbedding(FeatureConfig(table), backend=backend)
+    law.enqueue(example[0], training=False)
+    assert np.asarray(law.dequeue()).sum() == sums[0]
+    law.close()
 
 
 def test_all_axes_of_a_mesh_are_one():

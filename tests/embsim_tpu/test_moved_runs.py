@@ -128,10 +128,10 @@ class OnPipeline:
         return self.pipeline.step(self.pipeline.planned(Example(ids, gradients)))
 
     def save(self, path):
-        to_embsim(path, self.embedding, self.pipeline.state, self.schedule)
+        to_embsim(path, self.embedding, self.pipeline.state)
 
     def restore(self, path):
-        self.pipeline.restore(from_embsim(path, self.embedding, None, self.schedule))
+        self.pipeline.restore(from_embsim(path, self.embedding))
 
     def end(self):
         self.pipeline.drain()
@@ -141,11 +141,11 @@ class OnPipeline:
 
 class WithOrbax(OnPipeline):
     def save(self, path):
-        with Checkpoints(path, self.embedding, self.schedule) as checkpoints:
+        with Checkpoints(path, self.embedding) as checkpoints:
             checkpoints.save(self.pipeline.state)
 
     def restore(self, path):
-        state, _ = Checkpoints(path, self.embedding, self.schedule).restore()
+        state, _ = Checkpoints(path, self.embedding).restore()
         self.pipeline.restore(state)
 
 
@@ -261,7 +261,7 @@ class OnDisk(PipelineEngine):
         self.go_on(self.checkpoints(saved).restore()[0])
 
     def checkpoints(self, folder, **options):
-        return Checkpoints(folder, self.pipeline.embedding, self.setup.schedule, **options)
+        return Checkpoints(folder, self.pipeline.embedding, **options)
 
     def settled(self):
         self._settle()
@@ -276,12 +276,12 @@ class Converted(OnDisk):
     """Saves in embsim's format."""
 
     def save(self):
-        folder, schedule = tempfile.mkdtemp(prefix="embsim_"), self.setup.schedule
-        to_embsim(folder, self.pipeline.embedding, self.settled(), schedule)
+        folder = tempfile.mkdtemp(prefix="embsim_")
+        to_embsim(folder, self.pipeline.embedding, self.settled())
         return folder
 
     def restore(self, saved):
-        self.go_on(from_embsim(saved, self.pipeline.embedding, None, self.setup.schedule))
+        self.go_on(from_embsim(saved, self.pipeline.embedding))
 
 
 NAMES = [c.name for c in all_checks() if c.body.__module__.endswith("checks.checkpoints")]

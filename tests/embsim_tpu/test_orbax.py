@@ -48,7 +48,7 @@ def saved_runs(path, steps):
     run = embedding()
     pipeline = Pipeline(run, dense_step, TrainState(run.init(), np.zeros(5, F)), STALE)
     found = {}
-    with Checkpoints(path, run, STALE, keep=2) as checkpoints:
+    with Checkpoints(path, run, keep=2) as checkpoints:
         for step in range(1, steps + 1):
             pipeline.step(pipeline.planned(Example([[[step], [2, 3]]])))
             checkpoints.save(pipeline.state, {"step": step})
@@ -58,15 +58,15 @@ def saved_runs(path, steps):
 
 def test_extra_is_saved_as_it_was_when_it_was_given(tmp_path):
     run, extra = embedding(), {"rows": [1]}
-    with Checkpoints(tmp_path, run, STALE) as checkpoints:
+    with Checkpoints(tmp_path, run) as checkpoints:
         checkpoints.save(TrainState(run.init(), np.zeros(5, F)), extra)
         extra["rows"].append(2)  # before the thread that writes comes to it
-    _, found = Checkpoints(tmp_path, embedding(), STALE).restore(np.zeros(5, F))
+    _, found = Checkpoints(tmp_path, embedding()).restore(np.zeros(5, F))
     assert found == {"rows": [1]}
 
 
 def restored(path):
-    state, extra = Checkpoints(path, embedding(), STALE).restore(np.zeros(5, F))
+    state, extra = Checkpoints(path, embedding()).restore(np.zeros(5, F))
     assert extra == {"step": state.step}
     return state.step, numbers(state)
 
@@ -149,7 +149,7 @@ from dataclasses import replace
 from tests.embsim_tpu.test_orbax import *
 run = embedding()
 first = TrainState(run.init(), np.zeros(5, F))
-with Checkpoints(sys.argv[1], run, STALE, keep=2) as checkpoints:
+with Checkpoints(sys.argv[1], run, keep=2) as checkpoints:
     start = checkpoints.latest or 0
     for step in range(start + 1, 100_000):
         carry = jax.numpy.full(5, step, F)
@@ -173,7 +173,7 @@ def test_a_killed_save_leaves_the_newest_complete_one(tmp_path):
             lines = [int(saver.stdout.readline()) for _ in range(rng.randrange(3, 12))]
             saver.send_signal(signal.SIGKILL)
         assert lines[0] == newest + 1, "save number n returns when n - 1 is complete"
-        state, extra = Checkpoints(tmp_path, embedding(), STALE).restore(np.zeros(5, F))
+        state, extra = Checkpoints(tmp_path, embedding()).restore(np.zeros(5, F))
         newest = state.step
         assert newest >= lines[-1] - 1
         assert extra == {"step": newest}
@@ -183,7 +183,7 @@ def test_a_killed_save_leaves_the_newest_complete_one(tmp_path):
 def test_leftovers_of_killed_saves_go_with_the_next_one(tmp_path):
     leftover = tmp_path / "7.orbax-checkpoint-tmp"
     leftover.mkdir()
-    assert Checkpoints(tmp_path, embedding(), STALE).latest is None
+    assert Checkpoints(tmp_path, embedding()).latest is None
     assert leftover.exists(), "who only reads removes nothing: another process may be saving"
     saved_runs(tmp_path, 1)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1"]
@@ -192,7 +192,7 @@ def test_leftovers_of_killed_saves_go_with_the_next_one(tmp_path):
 def test_other_directories_are_no_checkpoints(tmp_path):
     for name in ("logs", "000009", "run_8", "12"):
         (tmp_path / name).mkdir()
-    checkpoints = Checkpoints(tmp_path, embedding(), STALE)
+    checkpoints = Checkpoints(tmp_path, embedding())
     assert checkpoints.steps == []
     with pytest.raises(CheckpointError, match=r"of the steps \[\] in"):
         checkpoints.restore()

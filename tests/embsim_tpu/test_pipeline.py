@@ -152,7 +152,7 @@ def test_train_computes_what_the_law_says(devices, schedule, prefetch, pause_eve
     def on_pause(pipeline):
         pauses.append(pipeline.state.step)
         with pipeline.as_if_drained() as drained:
-            compare_tables(embedding, drained, schedule, pipeline.state.step)
+            compare_tables(embedding, drained, schedule, pauses[-1])
 
     end = train(
         embedding,
@@ -288,7 +288,84 @@ def test_looking_changes_no_bit(devices, raises):
     assert [(each.step, bits(each.gradients)) for each in pipeline.state.pending] == counts
 
 
+def test_inside_a_look_the_run_cannot_be_touched():
+    """Its tables have updates in them that are pending: who saved them would apply those twice."""
+    embedding = embedding_on(1)
+    pipeline = Pipeline(embedding, dense_step, start(embedding), stale(3))
+    planned = [pipeline.planned(example) for example in data()[:5]]
+    for each in planned[:4]:
+        pipeline.step(each)
+    before = bits((pipeline.state.tables, pipeline.state.carry))
+    saved = pipeline.state
+    with pipeline.as_if_drained():
+        for call in (
+            lambda: pipeline.state,
+            lambda: pipeline.step(planned[4]),
+            lambda: pipeline.begin(planned[4]),
+            lambda: pipeline.drain(),
+            lambda: pipeline.restore(saved),
+            lambda: pipeline.as_if_drained().__enter__(),
+        ):
+            with pytest.raises(RuntimeError, match=r"as_if_drained\(\) is open"):
+                call()
+        assert int(pipeline.carry) == 4
+        pipeline.planned(data()[5])
+    assert bits((pipeline.state.tables, pipeline.state.carry)) == before
+    pipeline.step(planned[4])
+    assert pipeline.state.step == 5
+
+
 class TestErrors:
+    @pytest.mark.parametrize(
+        ("item", "message"),
+        [
+            ({"a": [[1]]}, "a batch of the data is a dict; it must be an Example, or a tuple"),
+            ((), "a batch of the data is a tuple of 0"),
+            (tuple(range(4)), "a batch of the data is a tuple of 4"),
+            (None, "a batch of the data is a NoneType"),
+        ],
+    )
+    def test_of_what_is_no_batch(self, item, message):
+        embedding = embedding_on(1)
+        with pytest.raises(TypeError, match=message):
+            train(embedding, dense_step, [item], start(embedding))
+
+    @pytest.mark.parametrize("devices", [1, 8])
+    def test_of_inputs_that_cannot_be_split(self, devices):
+        example, embedding = data()[0], embedding_on(devices)
+        wrong = [np.float32(1), np.zeros((), F), *([np.zeros(3, F)] if devices > 1 else [])]
+        for inputs in wrong:
+            with pytest.raises(embsim.BatchError, match="its first axis, the samples, must be a"):
+                train(embedding, dense_step, [example._replace(inputs=inputs)], start(embedding))
+
+    @pytest.mark.parametrize(
+        ("made", "message"),
+        [
+            ((1, 2), "returned a tuple of 2; it must"),
+            ([1, 2, 3], "a list"),
+            (None, "None"),
+        ],
+    )
+    def test_of_what_the_dense_step_returns(self, made, message):
+        embedding = embedding_on(1)
+        with pytest.raises(TypeError, match=message):
+            train(embedding, lambda *_: made, data(), start(embedding))
+
+    @pytest.mark.parametrize(
+        ("option", "value"), [("steps", -1), ("pause_every", 0), ("prefetch", -1), ("steps", 1.5)]
+    )
+    def test_of_numbers_out_of_range(self, option, value):
+        embedding = embedding_on(1)
+        with pytest.raises(ValueError, match=f"train: {option} is {value}; it must be an int >= "):
+            train(embedding, dense_step, data(), start(embedding), **{option: value})
+
+    def test_of_what_is_no_run(self):
+        embedding = embedding_on(1)
+        with pytest.raises(TypeError, match=r"begins at a State; it must be a TrainState"):
+            train(embedding, dense_step, data(), embedding.init())
+        with pytest.raises(ValueError, match=r"step 2 with .* version 1 has pending the updates"):
+            Pipeline(embedding, dense_step, TrainState(embedding.init(), None, 2, 1))
+
     def failing(self, when):
         for number, example in enumerate(data()):
             if number == when:

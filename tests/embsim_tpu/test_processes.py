@@ -134,7 +134,7 @@ def test_an_error_of_one_process_is_raised_in_both(tmp_path):
     assert own["data"] == "OSError: the disk is full"
     assert told["data"] == "BackendError: process 1: OSError: the disk is full"
     for name, what in (
-        ("capacity", "CapacityError: put_plan: table 't': the batch has 9 ids on one device"),
+        ("capacity", "CapacityError: plan: table 't': the batch has 9 ids on one device"),
         ("uneven", "BatchError: plan: the features have [3] samples"),
         ("ids", "BatchError: feature '0': id 99 in sample 3"),
     ):
