@@ -69,9 +69,9 @@ class JaxBackend:
     Raises:
       ValueError: an argument of none of these forms.
 
-    Activations and gradients are NumPy arrays, as everywhere under TPUEmbedding. Where the devices
-    belong to several processes, all make the same calls with the same whole batches. A model that is
-    trained in JAX keeps them on the devices: `embsim_tpu.Embedding`, `embsim_tpu.pipeline.train`.
+    Activations and gradients are NumPy arrays, as everywhere under TPUEmbedding; where the devices
+    belong to several processes, all make the same calls with the same whole batches. To train a
+    model in JAX and keep them on the devices: `embsim_tpu.Embedding`, `embsim_tpu.pipeline.train`.
     """
 
     def __init__(
