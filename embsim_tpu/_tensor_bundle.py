@@ -137,8 +137,8 @@ class Bundle:
 
 
 def open_bundle(path: Any) -> Bundle:
-    """The checkpoint of a prefix ('run/ckpt-7'), of its index file, of a directory (the newest one,
-    as its file `checkpoint` says), or of a SavedModel's directory. Tensors are not yet read.
+    """The checkpoint of a prefix ('run/ckpt-7') or a file of it, of a directory (the newest one, as
+    its file `checkpoint` says), or of a SavedModel's directory. Tensors are not yet read.
 
     Raises:
       CheckpointError: no checkpoint there; an index that is truncated, altered or of another kind.
@@ -167,8 +167,8 @@ def open_bundle(path: Any) -> Bundle:
 
 
 def _prefix(path: Path) -> Path:
-    if path.suffix == ".index":
-        return path.with_suffix("")
+    if file := re.fullmatch(r"(.+)\.(index|data-\d+-of-\d+)", path.name):
+        return path.with_name(file[1])
     if (path / "variables/variables.index").is_file():
         return path / "variables/variables"
     if (path / "checkpoint").is_file():

@@ -12,6 +12,7 @@ and with the optimizer's slot variables too:
 Neither function needs the library that wrote the checkpoint.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -55,6 +56,7 @@ def from_tensorflow(
       slots: with `names`: {table name: {embsim's slot name: the variable}}.
 
     Raises:
+      TypeError: no path.
       CheckpointError: no checkpoint there; a damaged one; one without TPUEmbedding, a variable that
         it does not hold or that is no float matrix; tables in the layout of SparseCores.
 
@@ -62,6 +64,11 @@ def from_tensorflow(
     >>> tables["item"].weights.shape, sorted(tables["user/age"].slots)
     ((13, 4), ['momenta', 'velocities'])
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"from_tensorflow: path is a {type(path).__name__}; it must be that of a checkpoint, "
+            "such as 'run/ckpt-7'"
+        )
     bundle = open_bundle(path)
     if names is None:
         if slots is not None:
@@ -99,9 +106,15 @@ def from_torchrec(
         embsim's Adam has no bias correction.
 
     Raises:
+      TypeError: no mapping.
       CheckpointError: no table; two of one name; sharded, quantized or other tensors that are no
         whole float matrix; state of another optimizer.
     """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"from_torchrec: state_dict is a {type(state_dict).__name__}; it must be the mapping "
+            "that model.state_dict() returns; of a file, torch.load(path)"
+        )
     weights: dict[str, np.ndarray] = {}
     for key, table in _torchrec_tables(state_dict):
         if table in weights:
@@ -113,7 +126,7 @@ def from_torchrec(
     if not weights:
         raise CheckpointError(
             "from_torchrec: found no key like 'embedding_bags.<table>.weight' or "
-            f"'embeddings.<table>.weight' among {list(state_dict)}"
+            f"'embeddings.<table>.weight' among {list(state_dict)}{_nested(state_dict)}"
         )
     slots = _torchrec_slots(optimizer_state_dict, weights)
     return {table: Rows(array, slots.get(table, {})) for table, array in weights.items()}
@@ -192,6 +205,13 @@ def _torchrec_tables(state_dict: Mapping[Any, Any]) -> Iterator[tuple[str, str]]
             yield key, found[1]
 
 
+def _nested(state_dict: Mapping[Any, Any]) -> str:
+    for key, value in state_dict.items():
+        if isinstance(value, Mapping) and next(_torchrec_tables(value), None):
+            return f"; those in {key!r} have it: pass state_dict[{key!r}]"
+    return ""
+
+
 def _torchrec_slots(
     optimizer_state_dict: Mapping[str, Any] | None, weights: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -246,6 +266,11 @@ def _host(value: Any, what: str) -> np.ndarray:
             f"from_torchrec: {what} is a {type(value).__name__}, of which this process may hold "
             "only a part; gather it on all ranks before you save it: "
             "ShardedTensor.gather(dst=0, out=tensor), or DTensor.full_tensor()"
+        )
+    if not hasattr(value, "shape"):
+        raise CheckpointError(
+            f"from_torchrec: {what} is a {type(value).__name__}; it must be a tensor of floats "
+            "[rows, dim]"
         )
     return as_array(value, what)
 

@@ -17,11 +17,13 @@ than DCNv2.
 import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress
 
 import embsim
 from embsim.schedule import schedule_of
@@ -106,26 +108,23 @@ class Run:
             else dlrm.dcnv2(*shape, options.bottom, options.top, rank=options.rank)
         )
         self.dense_optimizer = optax.adam(options.dense_learning_rate)
+        training.check_batch_size(options.batch_size, self.embedding)
         self.checkpoints = Checkpoints(self.out / "checkpoints", self.embedding)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.rows: list[dict[str, Any]] = []
 
     def train(self) -> list[dict[str, Any]]:
         """To the last step. Returns the rows of the curve, those before a restart too."""
-        from rich.progress import Progress, TextColumn, TimeRemainingColumn
-
         from embsim_tpu import train
 
         from . import training
 
         options, state = self.options, self._first_state()
+        self._say_what_begins(state.step)
         losses: list[Any] = []
-        words = TextColumn("{task.fields[words]}")
-        columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(), words)
-        with Progress(*columns, disable=not sys.stderr.isatty()) as progress:
-            shown = f"{options.model}, {options.schedule}"
-            task = progress.add_task(
-                shown, total=options.steps, completed=state.step, words=self._words()
-            )
+        terminal = self.console.is_terminal
+        with Progress(console=self.console, disable=not terminal) as progress:
+            task = progress.add_task("training", total=options.steps, completed=state.step)
 
             def on_step(step: int, loss: Any) -> None:
                 losses.append(loss)
@@ -134,7 +133,6 @@ class Run:
             def on_pause(pipeline: "Pipeline") -> None:
                 self._score(pipeline, losses)
                 losses.clear()
-                progress.update(task, words=self._words())
 
             batches = self.stream.batches(options.batch_size, start=state.step)
             with self.checkpoints:
@@ -150,7 +148,19 @@ class Run:
                     on_step=on_step,
                     on_pause=on_pause,
                 )
+        self.console.print(f"{self.out / 'curve.jsonl'} has the curve")
         return self.rows
+
+    def _say_what_begins(self, step: int) -> None:
+        options, shards = self.options, self.embedding.shards
+        self.console.print(
+            f"{options.model} on {options.data}, {options.schedule}, {options.batch_size} samples "
+            f"a step, on {shards.size} x {shards.platform}; writes to {self.out}"
+        )
+        if step >= options.steps:
+            self.console.print(f"is finished: {step} of {options.steps} steps; more with --steps")
+        elif step:
+            self.console.print(f"goes on from step {step}, of {options.steps}")
 
     def _first_state(self) -> Any:
         """Of the last checkpoint, or of the beginning."""
@@ -181,7 +191,12 @@ class Run:
         row = {"step": step, "train_log_loss": loss, **asdict(scores)}
         self.rows.append(row)
         self._write()
-        self._tensorboard(row, (step - first) / (now - start))
+        speed = (step - first) / (now - start)
+        self.console.print(
+            f"step {step:>7}  train log loss {loss:.4f}  AUC {scores.auc:.4f}  log loss "
+            f"{scores.log_loss:.4f}  {speed:.1f} steps/s"
+        )
+        self._tensorboard(row, speed)
         self.checkpoints.save(pipeline.state, {"rows": self.rows})
         self._clock = time.perf_counter(), step
 
@@ -192,7 +207,6 @@ class Run:
         written.replace(self.out / "curve.jsonl")  # whole at any time
 
     def _tensorboard(self, row: dict[str, Any], steps_per_second: float) -> None:
-        self._speed = f"{steps_per_second:.1f} steps/s"
         if self.options.tensorboard is None:
             return
         from tensorboardX import SummaryWriter
@@ -201,12 +215,6 @@ class Run:
             for name in ("train_log_loss", "log_loss", "auc"):
                 writer.add_scalar(name, row[name], row["step"])
             writer.add_scalar("steps_per_second", steps_per_second, row["step"])
-
-    def _words(self) -> str:
-        if not self.rows:
-            return ""
-        row = self.rows[-1]
-        return f"AUC {row['auc']:.4f}  log loss {row['log_loss']:.4f}"
 
     def _check_directory(self) -> None:
         """A run goes on in its directory; another one is refused there."""

@@ -59,6 +59,15 @@ def embedding_of(
     )
 
 
+def check_batch_size(samples: int, embedding: Embedding) -> None:
+    """Raises SystemExit: not a positive multiple of the devices."""
+    devices = embedding.shards.size
+    if samples < 1 or samples % devices:
+        raise SystemExit(
+            f"--batch-size {samples}: it must be a multiple of the {devices} devices that train"
+        )
+
+
 def example_of(stream: Stream, examples: Examples) -> Example:
     """What `pipeline.train` takes of a batch."""
     ids = {name: examples.ids[:, field] for field, name in enumerate(stream.names)}

@@ -105,6 +105,21 @@ def test_what_from_tensorflow_refuses(name, names, message):
         from_tensorflow(FILES / name, names)
 
 
+@pytest.mark.parametrize("file", ["model-1", "model-1.index", "model-1.data-00000-of-00001"])
+def test_any_file_of_a_checkpoint_names_it(file):
+    whole = from_tensorflow(FILES / "one_host")
+    found = from_tensorflow(FILES / "one_host" / file)
+    assert_same(found, {t: {"weights": rows.weights, **rows.slots} for t, rows in whole.items()})
+
+
+@pytest.mark.parametrize("value", [None, 7, ["run/ckpt-7"]])
+def test_what_is_no_path_or_mapping(value):
+    with pytest.raises(TypeError, match=r"path is a .*; it must be that of a checkpoint, such as"):
+        from_tensorflow(value)
+    with pytest.raises(TypeError, match=r"state_dict is a .*; of a file, torch.load\(path\)"):
+        from_torchrec(value)
+
+
 def test_variables_beside_sparsecore_tables_are_read():
     expected = {"t": {"weights": tensorflow_arrays("sparsecore")["other"]}}
     assert_same(from_tensorflow(FILES / "sparsecore", {"t": "other"}), expected)
@@ -217,6 +232,8 @@ TABLE = {"bags.embedding_bags.t.weight": ONE}
         ({**TABLE, "embeddings.t.weight": ONE}, None, "table 't' twice, .* 'embeddings.t.weight'"),
         ({"embeddings.t.weight": ONE[0]}, None, r"t.weight is float32 of shape \(3,\)"),
         ({"embeddings.t.weight": ONE.astype(np.uint8)}, None, "is uint8 of .* must be floats"),
+        ({"embeddings.t.weight": [[1.0]]}, None, "t.weight is a list; it must be a tensor"),
+        ({"epoch": 3, "state_dict": TABLE}, None, r"pass state_dict\['state_dict'\]"),
         ({"embeddings.t.weight": ShardedTensor()}, None, "a ShardedTensor, of which .* gather it"),
         ({"embeddings.t.weight": DTensor()}, None, "a DTensor, of which this process may hold"),
         (TABLE, {"t.weight": {}}, r"has the keys \['t.weight'\]; pass what .* with 'state'"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,9 +24,14 @@ def command(out: Path, *more: str) -> list[str]:
 
 def run(out: Path, *more: str) -> list[dict]:
     """The rows of the curve of a whole run."""
+    return finished(out, *more)[0]
+
+
+def finished(out: Path, *more: str) -> tuple[list[dict], str]:
+    """And what it said."""
     done = subprocess.run(command(out, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return curve(out)
+    return curve(out), done.stderr
 
 
 def curve(out: Path) -> list[dict]:
@@ -84,8 +90,25 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path):
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path, whole):
-    run(tmp_path, "--schedule", "stale(2)", "--steps", "30")
-    assert run(tmp_path, "--schedule", "stale(2)") == whole
+    _, said = finished(tmp_path, "--schedule", "stale(2)", "--steps", "30")
+    first, *scores, last = said.splitlines()
+    assert first.startswith("dlrm on synthetic, stale(2), 64 samples a step, on 1 x cpu; writes to")
+    for row, line in zip(whole, scores, strict=False):
+        found = re.fullmatch(
+            r"step +(\d+)  train log loss (.+)  AUC (.+)  log loss (.+)  .+ steps/s", line
+        )
+        assert found
+        names = ("step", "train_log_loss", "auc", "log_loss")
+        for name, number in zip(names, found.groups(), strict=True):
+            assert float(number) == pytest.approx(row[name], abs=1e-4)
+    assert len(scores) == 3
+    assert last == f"{tmp_path / 'curve.jsonl'} has the curve"
+    rows, said = finished(tmp_path, "--schedule", "stale(2)")
+    assert rows == whole
+    assert said.splitlines()[1] == "goes on from step 30, of 60"
+    rows, said = finished(tmp_path, "--schedule", "stale(2)")
+    assert rows == whole
+    assert said.splitlines()[1] == "is finished: 60 of 60 steps; more with --steps"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +118,10 @@ def test_a_finished_run_can_be_made_longer(tmp_path, whole):
         (["--data", "criteo"], "needs --path"),
         (["--devices", "99"], "--devices 99: it must be 'all' or from 1 to"),
         (["--devices", "some"], "--devices some"),
+        (
+            ["--batch-size", "62", "--virtual", "4", "--devices", "all"],
+            "--batch-size 62: it must be a multiple of the 4 devices",
+        ),
     ],
 )
 def test_wrong_arguments_are_explained(tmp_path, arguments, message):
