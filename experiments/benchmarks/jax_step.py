@@ -22,6 +22,7 @@ The dense Adam updates every row, as optax does: another law than that of the ot
 """
 
 import argparse
+import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -225,6 +226,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
             continue
         made = Bench(workload, optimizer, alpha, options.contenders).run(options.steps)
         results += made
+        gc.collect()  # its turns hold it and it holds them, with gigabytes of tables
         if options.json:
             for each in made:
                 print(json.dumps({**asdict(each), "beyond": each.beyond, **machine()}), flush=True)

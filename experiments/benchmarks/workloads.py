@@ -64,5 +64,12 @@ def draw(rng: np.random.Generator, rows: int, count: int, alpha: float) -> np.nd
 
 def small_values(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """Multiples of 2^-6 that differ between rows: cheap to make, not all zero."""
-    rows = np.arange(shape[0], dtype=np.int64)[:, None] + np.arange(shape[1])[None, :]
-    return ((rows % 127) - 63).astype(dtype) / np.array(64, dtype)
+    rows, columns = np.arange(shape[0]) % 127, np.arange(shape[1]) % 127
+    steps = rows.astype(np.int16)[:, None] + columns.astype(
+        np.int16
+    )  # little memory for large ones
+    steps %= 127
+    steps -= 63
+    made = steps.astype(dtype)
+    made /= np.array(64, dtype)
+    return made
