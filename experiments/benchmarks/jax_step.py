@@ -3,11 +3,12 @@
 python -m experiments.benchmarks.jax_step [--workloads W1 W2 W3] [--contenders NAME ...]
     [--steps N] [--scale N] [--check] [--json]
 
-Runs on the device that JAX finds. The spellings in JAX (jax_contenders.py) take turns, step by
-step, on the same batches and on one and the same tables, which they hand to each other, so that
-one set of tables is held; the engine, of NumPy and Numba, has its own and takes its turn. Quote
-the ratios, not the milliseconds, which move with whatever else the machine does. Before anything
-is timed, each is held to the reference engine on small tables.
+Runs on the device that JAX finds. The spellings in JAX (jax_contenders.py) take turns on the same
+batches and on one and the same tables, which they hand to each other, so that one set of tables is
+held; the engine, of NumPy and Numba, has its own and takes its turn. A turn is two steps, of which
+the second is timed: the first finds in the caches what another one left. Quote the ratios, not the
+milliseconds, which move with whatever else the machine does. Before anything is timed, each is
+held to the reference engine on small tables.
 
     plan       a batch checked, planned, padded and transferred by the host: in training a thread
                does it beforehand, so it is no part of embsim_tpu's step, nor here of the engine's
@@ -78,13 +79,16 @@ class Bench:
             self.turns.append(lambda step: self._engine_step(engine, step))
 
     def run(self, steps: int) -> list[Result]:
-        """Two steps of each to warm up, then `steps`; each time another one begins."""
-        for step in range(steps + 2):
-            if step == 2:
+        """A turn to warm up, then `steps`; each time another one begins."""
+        for number in range(steps + 1):
+            if number == 1:
                 self.clock.seconds.clear()
-            first = step % len(self.turns)
+            first = number % len(self.turns)
             for turn in self.turns[first:] + self.turns[:first]:
-                turn(step)
+                turn(2 * number)
+                turn(2 * number + 1)
+        for seconds in self.clock.seconds.values():
+            del seconds[::2]
         return [self._result(name) for name in NAMES if name in self.clock.seconds]
 
     def _turn(self, contender: Contender) -> Callable[[int], None]:
