@@ -43,7 +43,8 @@ class Pipeline:
 
     Raises:
       TypeError: a state that is no TrainState.
-      ValueError: one whose pending updates are not those between its version and its step.
+      ValueError: one whose pending updates are not those between its version and its step, or
+        whose next lookup has happened.
     """
 
     def __init__(

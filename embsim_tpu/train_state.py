@@ -82,7 +82,8 @@ def adopted(state: TrainState, schedule: Schedule) -> TrainState:
 
     Raises:
       TypeError: no TrainState.
-      ValueError: pending updates that are not those between its version and its step.
+      ValueError: pending updates that are not those between its version and its step; a next
+        lookup that has happened.
     """
     if not isinstance(state, TrainState):
         raise TypeError(
@@ -95,6 +96,16 @@ def adopted(state: TrainState, schedule: Schedule) -> TrainState:
             f"a run at training step {state.step} with tables at version {state.version} has "
             f"pending the updates {list(range(state.version, state.step))}; found {steps}"
         )
-    if state.schedule in (None, schedule):
+    if state.schedule is None:
         return replace(state, schedule=schedule)
+    if state.schedule == schedule:
+        reads = schedule.version_read(state.step, state.start)
+        if state.version > reads:
+            raise ValueError(
+                f"a run at training step {state.step} reads version {reads} next under {schedule}; "
+                f"found tables at version {state.version}: its next lookup has happened; give a "
+                "state between two steps: in on_pause of train, or after Pipeline.step without "
+                "`following`"
+            )
+        return state
     return replace(state, start=state.step, schedule=schedule)

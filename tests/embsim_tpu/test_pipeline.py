@@ -365,6 +365,11 @@ class TestErrors:
             train(embedding, dense_step, data(), embedding.init())
         with pytest.raises(ValueError, match=r"step 2 with .* version 1 has pending the updates"):
             Pipeline(embedding, dense_step, TrainState(embedding.init(), None, 2, 1))
+        pipeline = Pipeline(embedding, dense_step, start(embedding), tpu_embedding_pipelined())
+        first, second = (pipeline.planned(example) for example in data()[:2])
+        pipeline.step(first, second)
+        with pytest.raises(ValueError, match=r"reads version 0 next .* its next lookup has happen"):
+            Pipeline(embedding, dense_step, pipeline.state, tpu_embedding_pipelined())
 
     def failing(self, when):
         for number, example in enumerate(data()):
