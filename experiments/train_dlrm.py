@@ -95,7 +95,6 @@ class Run:
 
         self.options = options
         self.out = Path(options.out)
-        self._check_directory()
         self.stream = _stream(options)
         embedding_optimizer = OPTIMIZERS[options.optimizer](learning_rate=options.learning_rate)
         self.embedding = training.embedding_of(
@@ -109,8 +108,11 @@ class Run:
         )
         self.dense_optimizer = optax.adam(options.dense_learning_rate)
         training.check_batch_size(options.batch_size, self.embedding)
+        self._check_directory()  # the last check: a refused command leaves nothing there
         self.checkpoints = Checkpoints(self.out / "checkpoints", self.embedding)
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
         self.rows: list[dict[str, Any]] = []
 
     def train(self) -> list[dict[str, Any]]:
@@ -122,8 +124,7 @@ class Run:
         options, state = self.options, self._first_state()
         self._say_what_begins(state.step)
         losses: list[Any] = []
-        terminal = self.console.is_terminal
-        with Progress(console=self.console, disable=not terminal) as progress:
+        with Progress(console=self.console, disable=not self.console.is_terminal) as progress:
             task = progress.add_task("training", total=options.steps, completed=state.step)
 
             def on_step(step: int, loss: Any) -> None:

@@ -90,9 +90,11 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path):
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path, whole):
+    tmp_path /= "[/run] :x:"  # rich must print it as it is
     _, said = finished(tmp_path, "--schedule", "stale(2)", "--steps", "30")
     first, *scores, last = said.splitlines()
-    assert first.startswith("dlrm on synthetic, stale(2), 64 samples a step, on 1 x cpu; writes to")
+    what = "dlrm on synthetic, stale(2), 64 samples a step, on 1 x cpu"
+    assert first == f"{what}; writes to {tmp_path}"
     for row, line in zip(whole, scores, strict=False):
         found = re.fullmatch(
             r"step +(\d+)  train log loss (.+)  AUC (.+)  log loss (.+)  .+ steps/s", line
@@ -130,6 +132,7 @@ def test_wrong_arguments_are_explained(tmp_path, arguments, message):
     )
     assert done.returncode != 0 and message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())  # the right command can have the directory
 
 
 def test_tensorboard_files_are_written(tmp_path):
