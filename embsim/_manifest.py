@@ -73,8 +73,14 @@ def write_groups(directory: Path, groups: Mapping[str, Group]) -> None:
             "meta": group.meta,
         }
     manifest = {"format": FORMAT, "version": VERSION, "groups": entries}
+    write_sealed(directory / MANIFEST, manifest)
+
+
+def write_sealed(path: Path, manifest: Any) -> None:
+    """A new JSON file {"sha256": of all but its first line, "manifest": manifest}, synchronised to
+    the disk."""
     body = f'"manifest": {json.dumps(manifest, indent=1)}}}\n'.encode()
-    with (directory / MANIFEST).open("xb") as out:
+    with path.open("xb") as out:
         out.write(b'{"sha256": "%s",\n' % hashlib.sha256(body).hexdigest().encode())
         out.write(body)
         out.flush()

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from jax.experimental import multihost_utils
 
+from embsim._manifest import write_sealed
 from embsim._memory import aligned_empty
 from embsim.errors import CheckpointError
 
@@ -134,12 +135,7 @@ def write_manifest(directory: Path, meta: Any) -> None:
         digests = list(pool.map(lambda name: _digest(directory / name), names))
     files = {name: list(each) for name, each in zip(names, digests, strict=True)}
     manifest = {"format": FORMAT, "version": VERSION, "files": files, "meta": meta}
-    body = f'"manifest": {json.dumps(manifest)}}}\n'.encode()
-    with (directory / MANIFEST).open("xb") as out:
-        out.write(b'{"sha256": "%s",\n' % hashlib.sha256(body).hexdigest().encode())
-        out.write(body)
-        out.flush()
-        os.fsync(out.fileno())
+    write_sealed(directory / MANIFEST, manifest)
 
 
 def read_manifest(directory: Path) -> Any:

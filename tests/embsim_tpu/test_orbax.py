@@ -136,8 +136,8 @@ def test_the_manifest_of_another_checkpoint_is_an_error(tmp_path):
     ],
 )
 def test_a_manifest_of_another_version_is_an_error(tmp_path, monkeypatch, manifest, message):
-    write = _orbax.json.dumps
-    monkeypatch.setattr(_orbax.json, "dumps", lambda _: write(manifest))
+    write = _orbax.write_sealed
+    monkeypatch.setattr(_orbax, "write_sealed", lambda path, _: write(path, manifest))
     _orbax.write_manifest(tmp_path, None)
     with pytest.raises(CheckpointError, match=message):
         _orbax.read_manifest(tmp_path)
