@@ -57,6 +57,11 @@ class Shards:
     def platform(self) -> str:
         return self.devices[0].platform
 
+    @property
+    def kind(self) -> str:
+        """As JAX names the devices: "TPU v6 lite", "cpu"."""
+        return self.devices[0].device_kind
+
     @cached_property
     def processes(self) -> tuple[int, ...]:
         """Those that the devices belong to, ascending."""

@@ -50,9 +50,10 @@ def saved_run(embedding: Embedding, state: TrainState) -> tuple[dict[str, Any], 
     schedule = between_steps("save", state)
     leaves = carry_leaves(state.carry, "save")
     arrays: dict[str, Any] = {f"carry/{i}": leaf.stored for i, leaf in enumerate(leaves)}
+    tables = embedding.plain(state.tables)
     for i, name in enumerate(embedding.specs):
-        arrays[f"weights/{i}"] = state.tables.weights[name]
-        arrays |= {f"slots/{i}/{slot}": a for slot, a in state.tables.slots[name].items()}
+        arrays[f"weights/{i}"] = tables.weights[name]
+        arrays |= {f"slots/{i}/{slot}": a for slot, a in tables.slots[name].items()}
     plans, meta, features = _saved_pending(embedding, state, schedule)
     for k, each in enumerate(state.pending):
         gradients = flatten_up_to(embedding.feature_config, each.gradients, "gradients")
@@ -150,7 +151,7 @@ class SavedRun:
             slots[name] = {slot: arrays[f"slots/{i}/{slot}"] for slot in spec.slot_names}
         carry = [restored(arrays[f"carry/{i}"], e) for i, e in enumerate(self._run["carry"])]
         return TrainState(
-            State(weights, slots),
+            self.embedding.stored(State(weights, slots)),
             jax.tree.unflatten(jax.tree.structure(self.carry), carry),
             progress.dequeued,
             self.meta["version"],

@@ -7,9 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh
 
 import embsim.state as host
@@ -21,10 +19,10 @@ from embsim.state import Rows, TableSpec
 
 from ._mesh import Shards
 from .capacity import Capacities, Capacity, power_of_two
-from .kernels import choose
+from .kernels import Kernels, choose
 from .lookup import lookup
 from .placement import Placement
-from .plan import LookupPlan, device_plan, even_parts
+from .plan import LookupPlan, SizesOf, device_plan, even_parts, no_chunks
 from .rule import Rule
 from .state import State, get_state, put_state
 from .update import update
@@ -39,6 +37,7 @@ class Held:
 
     specs: Mapping[str, TableSpec]
     state: State
+    kernels: Mapping[str, Kernels]
     version: int
 
 
@@ -64,7 +63,7 @@ class JaxBackend:
       mesh: tables are split by row (mod) and samples evenly over all of its devices; None is the
         default device.
       capacity: static sizes of plans by table: "auto" learns them; see `embsim_tpu.Capacity`.
-      kernels: "auto", or "xla": plain XLA on every platform.
+      kernels: what does the arithmetic, one of `kernels.NAMES`; see docs/hardware.md.
 
     Raises:
       ValueError: an argument of none of these forms.
@@ -81,7 +80,10 @@ class JaxBackend:
         kernels: str = "auto",
     ) -> None:
         self.shards = Shards(mesh)
-        self.kernels = choose(kernels, self.shards.platform)
+        choose(kernels, self.shards.platform)  # or it is refused
+        self._kernels = kernels
+        # Plans are made for those of their tables, which put_state tells: by name and rows.
+        self._of_table: dict[tuple[str, int], Kernels] = {}
         self._capacities = Capacities(capacity)
         self._programs: set[Any] = set()
 
@@ -115,17 +117,30 @@ class JaxBackend:
                     f"use_gradient_accumulation=False; backend 'jax' refuses it: {why}; use "
                     "backend='reference', or leave the option out"
                 )
-        return Held(state.specs, put_state(state, self.shards), state.version)
+        kernels = {
+            name: choose(
+                self._kernels, self.shards.platform, spec.dim, spec.optimizer, self.shards.kind
+            )
+            for name, spec in state.specs.items()
+        }
+        made = put_state(state, self.shards, kernels)
+        return self.hold(Held(state.specs, made, kernels, state.version))
+
+    def hold(self, held: Held) -> Held:
+        """Tables that are on the devices already: plans of them can be made from now on."""
+        for name, spec in held.specs.items():
+            self._of_table[name, spec.vocabulary_size] = held.kernels[name]
+        return held
 
     def get_state(self, held: Held) -> host.State:
-        return get_state(held.state, held.specs, self.shards, held.version)
+        return get_state(held.state, held.specs, self.shards, held.kernels, held.version)
 
     def read_rows(self, held: Held, table: str, rows: np.ndarray) -> Rows:
         placement = Placement(held.specs[table].vocabulary_size, self.shards.size)
         wanted = np.zeros(power_of_two(len(rows)), np.int32)
         wanted[: len(rows)] = placement.physical_row(rows)
         arrays = (held.state.weights[table], dict(held.state.slots[table]))
-        program = _read_program(self.shards)
+        program = _read_program(self.shards, held.kernels[table], placement.local_rows)
         self._count("read_rows", arrays, wanted)
         weights, slots = program(*arrays, self.shards.put_replicated(wanted))
         found = {name: _host_rows(array, len(rows)) for name, array in slots.items()}
@@ -141,17 +156,24 @@ class JaxBackend:
                     even_parts(plan.samples, self.shards.size),
                     self._capacities,
                     self.shards,
+                    self._sizes(plan),
                 ),
             )
             for name, plan in plans.items()
         }
+
+    def _sizes(self, plan: HostPlan) -> SizesOf:
+        kernels = self._of_table.get((plan.table, plan.num_rows))
+        return no_chunks if kernels is None else kernels.sizes
 
     def lookup(
         self, held: Held, plan: Mapping[str, tuple[int, LookupPlan]]
     ) -> dict[str, np.ndarray]:
         found: dict[str, jax.Array] = {}
         for name, (_, table_plan) in plan.items():
-            program = _lookup_program(self.shards, self.kernels, held.specs[name].quantization)
+            program = _lookup_program(
+                self.shards, held.kernels[name], held.specs[name].quantization
+            )
             arguments = held.state.weights[name], table_plan
             self._count("lookup", held.specs[name].quantization, arguments)
             found[name] = program(*arguments)
@@ -172,7 +194,7 @@ class JaxBackend:
             optimizer = held.specs[name].optimizer
             assert optimizer is not None, "a table without optimizer is only looked up"
             rule = Rule.of(optimizer, tuple(coefficients[name]))
-            program = _update_program(self.shards, self.kernels, rule)
+            program = _update_program(self.shards, held.kernels[name], rule)
             values = np.array(list(coefficients[name].values()), np.float32)
             given = np.zeros(
                 (self.shards.size * table_plan.samples, held.specs[name].dim), np.float32
@@ -182,7 +204,7 @@ class JaxBackend:
             self._count("update", rule, arguments)
             put = self.shards.put(given), self.shards.put_replicated(values)
             weights[name], slots[name] = program(*arguments[:3], *put)
-        return Held(held.specs, State(weights, slots), held.version + 1)
+        return Held(held.specs, State(weights, slots), held.kernels, held.version + 1)
 
     def _count(self, *what: Any) -> None:
         leaves, structure = jax.tree.flatten(what)
@@ -223,13 +245,9 @@ def _update_program(shards: Shards, kernels: Any, rule: Rule) -> Any:
 
 
 @cache
-def _read_program(shards: Shards) -> Any:
-    def read(array: Any, rows: Any) -> Any:
-        bits = lax.bitcast_convert_type(array, jnp.int32)  # a float could be flushed on its way
-        return lax.bitcast_convert_type(bits[rows], jnp.float32)
-
+def _read_program(shards: Shards, kernels: Kernels, shard_rows: int) -> Any:
     def program(table: Any, slots: Any, rows: Any) -> Any:
-        return jax.tree.map(lambda array: read(array, rows), (table, slots))
+        return kernels.bits(table, slots, rows, shard_rows)
 
     return jax.jit(program, out_shardings=shards.replicated)
 

@@ -202,8 +202,9 @@ def to_embsim(
     """
     schedule = between_steps("to_embsim", state)
     pending = [to_host(embedding, each) for each in state.pending]
-    held = Held(embedding.specs, state.tables, state.version)
-    patches = drained_rows(JaxBackend(embedding.shards.mesh), held, embedding.specs, pending)
+    backend = JaxBackend(embedding.shards.mesh)
+    held = backend.hold(Held(embedding.specs, state.tables, embedding.kernels, state.version))
+    patches = drained_rows(backend, held, embedding.specs, pending)
     progress = Progress(state.step, state.step, state.start)
     tables = embedding.get(state.tables, state.version)
     arrays, meta = saved_state(tables, schedule, progress, pending, patches)

@@ -35,7 +35,7 @@ from ._mesh import Shards
 from ._processes import Processes, Turn
 from .capacity import Capacities, Capacity
 from .functions import Coefficients, Functions, Plan, Table
-from .kernels import choose
+from .placement import Placement
 from .plan import Cut, Ranges, cut, put_cut
 from .state import State, get_state, put_state
 
@@ -52,7 +52,7 @@ class Embedding:
         its devices; None is the default device. Where they belong to several processes, all make
         the same embeddings in the same order.
       capacity: static sizes of plans by table: "auto" learns them; see `embsim_tpu.Capacity`.
-      kernels: "auto", or "xla": plain XLA on every platform.
+      kernels: what does the arithmetic, one of `kernels.NAMES`; see docs/hardware.md.
 
     Raises:
       ValueError: what TPUEmbedding refuses of features, tables and optimizers; a capacity for a
@@ -86,11 +86,12 @@ class Embedding:
                     "use_gradient_accumulation=False, which devices do not offer; leave it out, or "
                     "train with embsim.TPUEmbedding"
                 )
+        made = {s.name: Table.of(s, kernels, self.shards) for s in self.tables.specs}
+        self.kernels = {name: table.kernels for name, table in made.items()}
         self.functions = Functions(
-            tuple((spec.name, Table.of(spec)) for spec in self.tables.specs),
+            tuple(made.items()),
             repr(pack(feature_config, list(self.tables.of_feature))),
             self.shards,
-            choose(kernels, self.shards.platform),
             self.feature_config,
         )
 
@@ -104,12 +105,29 @@ class Embedding:
     def put(self, state: HostState) -> State:
         """Host arrays [vocabulary_size, dim] on the devices. They are taken over: do not use them
         again."""
-        return put_state(state, self.shards)
+        return put_state(state, self.shards, self.kernels)
 
     def get(self, state: State, version: int = 0) -> HostState:
         """The logical rows of all tables and slots, as host arrays; views where there is one CPU
         device."""
-        return get_state(state, self.specs, self.shards, version)
+        return get_state(state, self.specs, self.shards, self.kernels, version)
+
+    def plain(self, state: State) -> State:
+        """As XLA's kernels hold it, which checkpoints do: a copy where this embedding's do not."""
+        return state if self._plain else _programs(self.functions)[2](state, self._local_rows)
+
+    def stored(self, state: State) -> State:
+        """The inverse of plain."""
+        return state if self._plain else _programs(self.functions)[3](state)
+
+    @property
+    def _plain(self) -> bool:
+        return all(kernels.name == "xla" for kernels in self.kernels.values())
+
+    @property
+    def _local_rows(self) -> tuple[int, ...]:
+        size = self.shards.size
+        return tuple(Placement(s.vocabulary_size, size).local_rows for s in self.tables.specs)
 
     def host_plans(
         self, features: Any, weights: Any = None
@@ -170,7 +188,10 @@ class Embedding:
             }
             sizes = self._agreed(cuts, local, turn)
         put = self.shards.put_own
-        made = {name: put_cut(each, *sizes[name], self.shards, put) for name, each in cuts.items()}
+        made = {
+            name: put_cut(each, *sizes[name], self.shards, put, self.kernels[name].sizes)
+            for name, each in cuts.items()
+        }
         return Plan(made, local)
 
     def _agreed(
@@ -211,9 +232,15 @@ class Embedding:
 
 
 @lru_cache(maxsize=64)
-def _programs(functions: Functions) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Lookup and update, compiled as a whole where no jax.jit of the caller is around them."""
-    return jax.jit(functions.lookup), jax.jit(functions.update)
+def _programs(functions: Functions) -> tuple[Callable[..., Any], ...]:
+    """Lookup and update, compiled as a whole where no jax.jit of the caller is around them; plain
+    and stored."""
+    return (
+        jax.jit(functions.lookup),
+        jax.jit(functions.update),
+        jax.jit(functions.plain, static_argnums=1),
+        jax.jit(functions.stored),
+    )
 
 
 def _parts(name: str, outputs: Sequence[Output], shards: int) -> list[Ranges]:

@@ -15,8 +15,8 @@ from embsim.plan import Output
 from embsim.state import TableSpec
 
 from ._mesh import Shards
-from .kernels import Kernels
-from .kernels.xla import read, write
+from .kernels import Kernels, choose
+from .kernels.base import Stored
 from .lookup import lookup, shard_rows
 from .plan import LookupPlan
 from .rule import Rule
@@ -44,12 +44,14 @@ class Table:
     dim: int
     rule: Rule
     quantization: QuantizationConfig | None
+    kernels: Kernels
 
     @staticmethod
-    def of(spec: TableSpec) -> "Table":
+    def of(spec: TableSpec, kernels: str, shards: Shards) -> "Table":
         assert spec.optimizer is not None
         rule = Rule.of(spec.optimizer, tuple(coefficients(spec.optimizer, 1.0)))
-        return Table(spec.dim, rule, spec.quantization)
+        on = shards.platform, spec.dim, spec.optimizer, shards.kind
+        return Table(spec.dim, rule, spec.quantization, choose(kernels, *on))
 
     @property
     def every_row(self) -> bool:
@@ -69,7 +71,6 @@ class Functions:
     tables: tuple[tuple[str, Table], ...]
     structure: str
     shards: Shards
-    kernels: Kernels
     feature_config: Any = field(compare=False)
 
     def lookup(self, state: State, plan: Plan) -> Any:
@@ -83,7 +84,7 @@ class Functions:
                     plans[name],
                     table.quantization,
                     axes=self.shards.axes,
-                    kernels=self.kernels,
+                    kernels=table.kernels,
                 )
                 for name, table in self.tables
             }
@@ -126,7 +127,7 @@ class Functions:
                     table.rule.optimizer,
                     numbers[name],
                     axes=self.shards.axes,
-                    kernels=self.kernels,
+                    kernels=table.kernels,
                 )
                 for (name, table), (weights, slots) in zip(
                     self.tables, (arrays[name] for name, _ in self.tables), strict=True
@@ -156,10 +157,11 @@ class Functions:
                     f"{call}: the {what} has the tables {sorted(found)}, this Embedding has "
                     f"{sorted(names)}; use the state and plans of one Embedding"
                 )
-        for name, weights in state.weights.items():
-            asked, has = plan.tables[name].shard_rows, len(weights) // self.shards.size
-            devices = len(plan.tables[name].local_rows)
-            if (asked, devices) != (has, self.shards.size):
+        for name, table in self.tables:
+            plan_of, weights = plan.tables[name], jax.tree.leaves(state.weights[name])[0]
+            asked, devices = plan_of.shard_rows, len(plan_of.local_rows)
+            has = len(weights) // self.shards.size
+            if (table.kernels.length(asked), devices) != (has, self.shards.size):
                 raise ValueError(
                     f"{call}: the plan of table {name!r} is for {asked} rows on each of {devices} "
                     f"devices (padding included), the table has {has} on each of "
@@ -199,36 +201,59 @@ class Functions:
     def touched(self, state: State, plan: Plan) -> Any:
         """The rows of tables and slots that an update of this plan changes."""
 
-        def rows(table: Table, plan: LookupPlan, array: jax.Array) -> jax.Array:
+        def rows(table: Table, stored: Stored, plan: LookupPlan) -> Any:
             if table.every_row:
-                return array
-            return read(array, shard_rows(plan, self.shards.axes))
+                return stored
+            weights, slots = stored
+            return table.kernels.take(weights, slots, self._rows(plan), plan.shard_rows)
 
-        return self._each(rows, plan, _by_table(state))
+        return self._each(rows, state, dict(plan.tables))
 
     def with_touched(self, state: State, plan: Plan, rows: Any) -> State:
         """`state` with what `touched` returned put back."""
 
-        def put(table: Table, plan: LookupPlan, array: jax.Array, old: jax.Array) -> jax.Array:
+        def put(table: Table, stored: Stored, plan: LookupPlan, old: Any) -> Stored:
             if table.every_row:
                 return old
-            return write(array, shard_rows(plan, self.shards.axes), old)
+            weights, slots = stored
+            return table.kernels.put(weights, slots, self._rows(plan), old, plan.shard_rows)
 
-        return _state(self._each(put, plan, _by_table(state), rows))
+        return _state(self._each(put, state, dict(plan.tables), rows))
 
-    def _each(self, function: Callable[..., jax.Array], plan: Plan, *trees: Any) -> Any:
-        """`function` on every array of tables and slots, on each shard."""
+    def plain(self, state: State, local_rows: tuple[int, ...]) -> State:
+        """As XLA's kernels hold it; local_rows of each table."""
 
-        def local(plans: Any, *parts: Any) -> Any:
+        def local(arrays: Any) -> Any:
+            made: dict[str, Stored] = {}
+            for (name, table), rows in zip(self.tables, local_rows, strict=True):
+                weights, slots = arrays[name]
+                made[name] = table.kernels.join(weights, slots, rows, jnp)
+            return made
+
+        return _state(self.shards.local(local)(_by_table(state)))
+
+    def stored(self, state: State) -> State:
+        """The inverse."""
+
+        def split(table: Table, stored: Stored) -> Stored:
+            weights, slots = stored
+            return table.kernels.split(weights, slots, jnp)
+
+        return _state(self._each(split, state))
+
+    def _each(self, function: Callable[..., Any], state: State, *trees: Any) -> Any:
+        """`function` on every table, its arrays and what the trees have of it, on each shard."""
+
+        def local(*trees: Any) -> Any:
             return {
-                name: jax.tree.map(
-                    lambda *arrays, n=name, t=table: function(t, plans[n], *arrays),
-                    *(part[name] for part in parts),
-                )
+                name: function(table, *(tree[name] for tree in trees))
                 for name, table in self.tables
             }
 
-        return self.shards.local(local)(dict(plan.tables), *trees)
+        return self.shards.local(local)(_by_table(state), *trees)
+
+    def _rows(self, plan: LookupPlan) -> jax.Array:
+        return shard_rows(plan, self.shards.axes)
 
 
 def _after(plan: LookupPlan, arrays: Sequence[jax.Array]) -> LookupPlan:

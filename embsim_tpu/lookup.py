@@ -4,20 +4,21 @@ On a mesh these run inside shard_map: what a device asks for travels to the shar
 and what they answer back.
 """
 
+from typing import Any
+
 import jax
 from jax import lax
 
 from embsim.config import QuantizationConfig
 
 from .kernels import Kernels, choose
-from .kernels.xla import read
 from .plan import LookupPlan
 
 XLA = choose("xla", "cpu")
 
 
 def lookup(
-    table: jax.Array,
+    table: Any,
     plan: LookupPlan,
     quantization: QuantizationConfig | None = None,
     *,
@@ -30,12 +31,12 @@ def lookup(
 
     Q is the identity, or the simulated quantization of each looked-up row.
     """
-    source = table
-    if axes:
-        asked = exchanged(plan.asked, axes)
-        wanted = read(table, asked.reshape(-1)).reshape(*asked.shape, -1)
-        source = exchanged(wanted, axes).reshape(-1, table.shape[1])
-    return kernels.sum_bags(source, plan, quantization, kernels.ops)
+    if not axes:
+        return kernels.sum_bags(table, plan, quantization)
+    asked = exchanged(plan.asked, axes)
+    wanted = kernels.read(table, asked.reshape(-1)).reshape(*asked.shape, -1)
+    received = exchanged(wanted, axes)
+    return kernels.sum_received(received.reshape(-1, received.shape[-1]), plan, quantization)
 
 
 def row_gradients(gradients: jax.Array, plan: LookupPlan, *, kernels: Kernels = XLA) -> jax.Array:

@@ -11,6 +11,9 @@ row once, it asks of the shards that hold it:
 On one device nothing is asked: `slot` is then the row of the table itself. All is padded to static
 capacities: padding positions have a sample, or by_row a slot, that is out of range and dropped;
 padding rows lie beyond the table.
+
+For kernels that take them in chunks (_chunks.py) positions stand there, and sample, or by_row's
+slot, is counted within its block; what a chunk has not is never looked at.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +25,13 @@ import numpy as np
 
 from embsim.plan import LookupPlan as HostPlan
 
+from ._chunks import Chunks, Sizes, ordered
 from ._mesh import Shards
 from .capacity import Capacities, Capacity
 from .placement import Placement
 
 Ranges = Sequence[tuple[int, int]]  # of samples, in the order in which a device holds them
+SizesOf = Callable[[int, int], Sizes | None]  # of samples, positions: Kernels.sizes
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +42,7 @@ class SortedRows:
     slot: Any  # int32 [positions], ascending
     sample: Any  # int32 [positions]
     gain: Any  # float32 [positions]
+    chunks: Chunks | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +53,7 @@ class LookupPlan:
 
     int32 arrays, `gain` float32; on a mesh the devices' parts, one after the other. `local_rows`
     [1] is the number of rows of the table on this shard, without padding, `shard_rows` with it;
-    `one_id_each` says that sample j is position j, for every j.
+    `one_id_each` says that sample j is position j, for every j; such positions are in no chunks.
     """
 
     asked: Any
@@ -59,6 +65,7 @@ class LookupPlan:
     samples: int = field(metadata={"static": True})
     one_id_each: bool = field(metadata={"static": True})
     shard_rows: int = field(metadata={"static": True})
+    chunks: Chunks | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +85,16 @@ class Cut:
     one_id_each: bool
 
 
+def no_chunks(samples: int, positions: int) -> None:
+    return None
+
+
 def device_plan(
-    plan: HostPlan, parts: Sequence[Ranges], capacities: Capacities, shards: Shards
+    plan: HostPlan,
+    parts: Sequence[Ranges],
+    capacities: Capacities,
+    shards: Shards,
+    sizes: SizesOf = no_chunks,
 ) -> LookupPlan:
     """The plan of a step on the devices, of which device p has the samples of parts[p].
 
@@ -90,7 +105,7 @@ def device_plan(
     """
     made = cut(plan, parts, shards)
     capacity = capacities.fitting(plan.table, made.need)
-    return put_cut(made, capacity, made.one_id_each, shards, shards.put)
+    return put_cut(made, capacity, made.one_id_each, shards, shards.put, sizes)
 
 
 def cut(plan: HostPlan, parts: Sequence[Ranges], shards: Shards) -> Cut:
@@ -115,27 +130,34 @@ def put_cut(
     one_id_each: bool,
     shards: Shards,
     put: Callable[[np.ndarray], jax.Array],
+    sizes: SizesOf = no_chunks,
 ) -> LookupPlan:
     """Padded to `capacity`, on the devices: `put` is shards.put of all devices' parts, or
     shards.put_own of those of this process."""
+    n, slots = capacity.positions, shards.size * capacity.rows
+    bags = None if one_id_each else sizes(cut.samples, n)
+    by_row = sizes(slots, n)
     made = [
         _padded(part, group, capacity, cut.samples, cut.placement)
         for part, group in zip(cut.parts, cut.groups, strict=True)
     ]
-    columns = [np.concatenate(column) for column in zip(*made, strict=True)]
-    asked, slot, sample, gain, *by_row = (put(column) for column in columns)
+    asked = put(np.concatenate([part.asked for part in made]))
+    bag = _laid_out([part.bags for part in made], cut.samples, n, bags, put)
+    row = _laid_out([part.by_row for part in made], slots, n, by_row, put)
     rows = [cut.placement.rows_in_shard(shard) for shard in range(shards.size)]
-    local_rows = shards.put(np.array(rows, np.int32))
+    (slot, sample, gain), chunks = bag
+    (from_sample, to_slot, by_row_gain), row_chunks = row
     return LookupPlan(
         asked,
         slot,
         sample,
         gain,
-        SortedRows(*by_row),
-        local_rows,
+        SortedRows(to_slot, from_sample, by_row_gain, row_chunks),
+        shards.put(np.array(rows, np.int32)),
         cut.samples,
         one_id_each,
         cut.placement.local_rows,
+        chunks,
     )
 
 
@@ -164,10 +186,27 @@ def _groups(local: HostPlan, placement: Placement) -> np.ndarray:
     return np.searchsorted(local.unique, firsts)
 
 
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """sum[to[j]] += gain[j] * x[source[j]], for all j in order; `to` is ascending."""
+
+    source: np.ndarray
+    to: np.ndarray
+    gain: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Of one device: rows asked for, padded; what its bags and its rows' gradients sum."""
+
+    asked: np.ndarray
+    bags: Sums
+    by_row: Sums
+
+
 def _padded(
     local: HostPlan, groups: np.ndarray, capacity: Capacity, samples: int, placement: Placement
-) -> tuple[np.ndarray, ...]:
-    """asked, slot, sample, gain, and by_row's slot, sample, gain."""
+) -> Part:
     shards, rows = placement.num_shards, local.by_row
     shard = np.repeat(np.arange(shards), np.diff(groups))
     place = np.arange(len(rows.unique)) - groups[shard]
@@ -181,19 +220,47 @@ def _padded(
     else:
         slot = np.empty(len(local.row), np.int32)
         slot[rows.order] = sorted_slot
-    n = capacity.positions
-    return (
-        asked,
-        _filled(slot, n, 0),
-        _filled(local.sample, n, samples),
-        _filled(local.gain, n, 0),
-        _filled(sorted_slot, n, shards * capacity.rows),
-        _filled(rows.sample, n, 0),
-        _filled(rows.gain, n, 0),
+    return Part(
+        asked, Sums(slot, local.sample, local.gain), Sums(rows.sample, sorted_slot, rows.gain)
     )
 
 
-def _filled(values: np.ndarray, length: int, padding: int) -> np.ndarray:
+def _laid_out(
+    parts: Sequence[Sums],
+    sums: int,
+    positions: int,
+    sizes: Sizes | None,
+    put: Callable[[np.ndarray], jax.Array],
+) -> tuple[list[jax.Array], Chunks | None]:
+    """source, to and gain of all parts on the devices, one after the other, each padded to
+    `positions` or in chunks."""
+    if sizes is None:
+        made = [
+            (
+                _filled(part.source, positions, 0),
+                _filled(part.to, positions, sums),
+                _filled(part.gain, positions, 0),
+            )
+            for part in parts
+        ]
+        return [put(np.concatenate(column)) for column in zip(*made, strict=True)], None
+    count = sizes.chunks(sums, positions)
+    columns: list[list[np.ndarray]] = [[], [], [], [], []]
+    for part in parts:
+        splits = np.concatenate([[0], np.cumsum(np.bincount(part.to, minlength=sums))])
+        order = ordered(splits, sizes, count)
+        values = part.source, order.within, part.gain
+        for column, each in zip(columns, values, strict=False):
+            column.append(_filled(each, count * sizes.chunk, 0, order.places))
+        columns[3].append(order.counts)
+        columns[4].append(order.block)
+    *given, counts, block = (put(np.concatenate(column)) for column in columns)
+    return given, Chunks(counts, block, sizes, sizes.blocks(sums))
+
+
+def _filled(
+    values: np.ndarray, length: int, padding: int, places: np.ndarray | None = None
+) -> np.ndarray:
     out = np.full(length, padding, values.dtype)
-    out[: len(values)] = values
+    out[slice(len(values)) if places is None else places] = values
     return out

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from embsim.optimizers import Optimizer, row_update, updates_every_row
+from embsim.optimizers import Optimizer, updates_every_row
 
-from .kernels import Kernels, choose
+from .kernels import Formula, Kernels, choose
 from .lookup import exchanged, row_gradients
 from .plan import LookupPlan
 
@@ -17,8 +17,8 @@ XLA = choose("xla", "cpu")
 
 
 def update(
-    table: jax.Array,
-    slots: Mapping[str, jax.Array],
+    table: Any,
+    slots: Mapping[str, Any],
     plan: LookupPlan,
     gradients: jax.Array,
     optimizer: Optimizer,
@@ -26,7 +26,7 @@ def update(
     *,
     axes: tuple[str, ...] = (),
     kernels: Kernels = XLA,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[Any, Mapping[str, Any]]:
     """rule(w, G.T @ gradients, slots; coefficients) on each touched row; all other rows stay as
     they are.
 
@@ -43,21 +43,13 @@ def update(
     if axes:
         asked = exchanged(plan.asked, axes)
         sent = exchanged(sums.reshape(*plan.asked.shape, -1), axes)
-        rows, sums = _merged(asked.reshape(-1), sent.reshape(len(rows), -1), len(table))
+        rows, sums = _merged(asked.reshape(-1), sent.reshape(len(rows), -1), plan.shard_rows)
     names = tuple(coefficients)
-    c = kernels.ops.coefficients(names, jnp.stack([jnp.float32(coefficients[n]) for n in names]))
-    rule = row_update(optimizer, kernels.ops)
-
-    def row(w: Any, g: Any, values: Any) -> Any:
-        return rule(w, g, values, c)
-
-    order = [slot.name for slot in optimizer.slots]  # JAX sorts the keys of a dict
-    old = tuple(slots[name] for name in order)
+    values = jnp.stack([jnp.float32(coefficients[name]) for name in names])
+    formula = Formula(optimizer, names, values)
     if updates_every_row(optimizer):
-        new, made = kernels.update_all(table, old, rows, sums, row, plan.local_rows)
-    else:
-        new, made = kernels.update_rows(table, old, rows, sums, row)
-    return new, dict(zip(order, made, strict=True))
+        return kernels.update_all(table, slots, rows, sums, formula, plan.local_rows)
+    return kernels.update_rows(table, slots, rows, sums, formula, plan.shard_rows)
 
 
 def _merged(rows: jax.Array, sums: jax.Array, beyond: int) -> tuple[jax.Array, jax.Array]:

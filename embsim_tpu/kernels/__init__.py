@@ -1,36 +1,54 @@
-"""Which code does the arithmetic of a step, chosen in one place by name and platform."""
+"""Which code does the arithmetic of a table's steps, chosen in one place: docs/hardware.md."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from jax.experimental.pallas import tpu as pltpu
+
+from embsim.optimizers import Optimizer
 
 from ..ops import Ops
-from . import xla
+from .base import Formula, Kernels
+from .tensorcore import Launch, TensorCore
+from .xla import Xla
 
-NAMES = ("auto", "xla")
+__all__ = ["NAMES", "Formula", "Kernels", "choose"]
+
+NAMES = ("auto", "xla", "pallas", "pallas-exact", "sparsecore")
+
+# By device_kind: the widths for which "pallas" has fewer bundles than XLA in a lookup and in an
+# update, counted by `python -m embsim_tpu.aot report`. Elsewhere XLA takes gathers to SparseCores,
+# of which nothing can be counted, or shares them between two TensorCores.
+FEWER_BUNDLES = {
+    "TPU v4": range(1, 2**20),
+    "TPU v5 lite": range(1, 2**20),
+    "TPU v6 lite": range(65, 2**20),
+}
+
+# Kinds on which `make tpu-check` has passed. "auto" takes no kernel that has never run.
+RAN: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Kernels:
-    """See xla.py for what each does; all run on one device's part."""
-
-    name: str
-    ops: Ops
-    sum_bags: Callable[..., Any]
-    sum_rows: Callable[..., Any]
-    update_rows: Callable[..., Any]
-    update_all: Callable[..., Any]
-
-
-@lru_cache
-def choose(name: str, platform: str) -> Kernels:
-    """The kernels of that name for "cpu", "gpu" or "tpu"; "auto" is the fastest that is there.
+def choose(
+    name: str, platform: str, dim: int = 1, optimizer: Optimizer | None = None, kind: str = ""
+) -> Kernels:
+    """The kernels of that name for a table on "cpu", "gpu" or "tpu", of that device_kind.
 
     Raises:
-      ValueError: another name.
+      ValueError: another name; kernels that the platform does not have.
+      BackendError: an optimizer that the kernels cannot compute.
     """
     if name not in NAMES:
         raise ValueError(f"kernels is {name!r}; it must be one of {NAMES}")
-    ops = Ops(exact=platform == "cpu")
-    return Kernels("xla", ops, xla.sum_bags, xla.sum_rows, xla.update_rows, xla.update_all)
+    if name == "auto":
+        name = "pallas" if kind in RAN and dim in FEWER_BUNDLES.get(kind, ()) else "xla"
+    if name == "xla":
+        return Xla(Ops(exact=platform == "cpu"))
+    if platform == "gpu":
+        raise ValueError(
+            f"kernels is {name!r}, which are a TPU's; on GPU it must be 'auto' or 'xla'"
+        )
+    on_cpu = platform == "cpu"
+    if name == "sparsecore":
+        from .sparsecore_table import SparseCore  # JAX has moved what it needs, and may again
+
+        return SparseCore.of(dim, optimizer, interpret=pltpu.InterpretParams() if on_cpu else None)
+    launch = Launch(interpret=True, unroll=2) if on_cpu else Launch()
+    return TensorCore.of(dim, optimizer, exact=name == "pallas-exact", launch=launch)

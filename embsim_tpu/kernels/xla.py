@@ -4,8 +4,8 @@ A segment sum adds in the order of its operands on CPU and TPU. On GPU it uses a
 any order, unless XLA_FLAGS has --xla_gpu_deterministic_ops=true.
 """
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,65 +16,104 @@ from embsim.lookup import quantization_constants
 
 from ..ops import Ops
 from ..plan import LookupPlan
-
-Row = Callable[[Any, Any, Any], tuple[Any, Any]]
-
-
-def sum_bags(
-    source: jax.Array, plan: LookupPlan, quantization: QuantizationConfig | None, ops: Ops
-) -> jax.Array:
-    """[rows, dim] -> [samples, dim]: for each sample acc = 0, acc = acc + gain * source[slot]."""
-    positions = slice(plan.samples if plan.one_id_each else None)
-    rows = read(source, plan.slot[positions])
-    if quantization is not None:
-        rows = _quantized(rows, quantization, ops)
-    scaled = plan.gain[positions, None] * rows
-    if plan.one_id_each:
-        return scaled
-    return jax.ops.segment_sum(scaled, plan.sample, plan.samples, indices_are_sorted=True)
+from .base import Formula, Slots, Stored
 
 
-def sum_rows(gradients: jax.Array, plan: LookupPlan, rows: int) -> jax.Array:
-    """[samples, dim] -> [rows, dim]: the sum of each row's contributions, in their order."""
-    by_row = plan.by_row
-    scaled = by_row.gain[:, None] * gradients.at[by_row.sample].get(mode="clip")
-    return jax.ops.segment_sum(scaled, by_row.slot, rows, indices_are_sorted=True)
+@dataclass(frozen=True)
+class Xla:
+    """See base.Kernels. Rows lie as [rows, dim] arrays."""
+
+    ops: Ops
+    name: ClassVar[str] = "xla"
+
+    def sizes(self, samples: int, positions: int) -> None:
+        return None
+
+    def length(self, shard_rows: int) -> int:
+        return shard_rows
+
+    def split(self, table: Any, slots: Slots, xp: Any) -> Stored:
+        return table, slots
+
+    def join(self, weights: Any, slots: Slots, shard_rows: int, xp: Any) -> Stored:
+        return weights, slots
+
+    def read(self, weights: Any, rows: jax.Array) -> jax.Array:
+        return read(weights, rows)
+
+    def sum_bags(
+        self, weights: Any, plan: LookupPlan, quantization: QuantizationConfig | None
+    ) -> jax.Array:
+        positions = slice(plan.samples if plan.one_id_each else None)
+        rows = read(weights, plan.slot[positions])
+        if quantization is not None:
+            rows = quantized(rows, quantization, self.ops)
+        scaled = plan.gain[positions, None] * rows
+        if plan.one_id_each:
+            return scaled
+        return jax.ops.segment_sum(scaled, plan.sample, plan.samples, indices_are_sorted=True)
+
+    def sum_received(
+        self, received: jax.Array, plan: LookupPlan, quantization: QuantizationConfig | None
+    ) -> jax.Array:
+        return self.sum_bags(received, plan, quantization)
+
+    def sum_rows(self, gradients: jax.Array, plan: LookupPlan, rows: int) -> jax.Array:
+        by_row = plan.by_row
+        scaled = by_row.gain[:, None] * gradients.at[by_row.sample].get(mode="clip")
+        return jax.ops.segment_sum(scaled, by_row.slot, rows, indices_are_sorted=True)
+
+    def update_rows(
+        self,
+        weights: Any,
+        slots: Slots,
+        rows: jax.Array,
+        gradients: jax.Array,
+        formula: Formula,
+        shard_rows: int,
+    ) -> Stored:
+        old = jax.tree.map(lambda array: read(array, rows, ascending=True), (weights, dict(slots)))
+        new = formula.row(self.ops)(old[0], gradients, old[1])
+        return jax.tree.map(
+            lambda array, values: write(array, rows, values, ascending=True),
+            (weights, dict(slots)),
+            new,
+        )
+
+    def update_all(
+        self,
+        weights: Any,
+        slots: Slots,
+        rows: jax.Array,
+        gradients: jax.Array,
+        formula: Formula,
+        local_rows: jax.Array,
+    ) -> Stored:
+        whole = write(jnp.zeros_like(weights), rows, gradients, ascending=True)
+        real = jnp.arange(len(weights))[:, None] < local_rows[0]
+        new = formula.row(self.ops)(weights, whole, slots)
+        return jax.tree.map(
+            lambda before, after: jnp.where(real, after, before), (weights, dict(slots)), new
+        )
+
+    def take(self, weights: Any, slots: Slots, rows: jax.Array, shard_rows: int) -> Any:
+        return jax.tree.map(lambda array: read(array, rows), (weights, dict(slots)))
+
+    def put(
+        self, weights: Any, slots: Slots, rows: jax.Array, taken: Any, shard_rows: int
+    ) -> Stored:
+        return jax.tree.map(
+            lambda array, old: write(array, rows, old), (weights, dict(slots)), taken
+        )
+
+    def bits(self, weights: Any, slots: Slots, rows: jax.Array, shard_rows: int) -> Stored:
+        return jax.tree.map(lambda array: bits_of(array, rows), (weights, dict(slots)))
 
 
-def update_rows(
-    table: jax.Array, slots: tuple[jax.Array, ...], rows: jax.Array, gradients: jax.Array, row: Row
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """row(w, g, slots) on the rows of the table that `rows` names, and no others.
-
-    `rows` is ascending without duplicates; those beyond the table are padding.
-    """
-
-    new, new_slots = row(
-        read(table, rows, ascending=True),
-        gradients,
-        tuple(read(slot, rows, ascending=True) for slot in slots),
-    )
-    pairs = zip((table, *slots), (new, *new_slots), strict=True)
-    made, *made_slots = (write(array, rows, values, ascending=True) for array, values in pairs)
-    return made, tuple(made_slots)
-
-
-def update_all(
-    table: jax.Array,
-    slots: tuple[jax.Array, ...],
-    rows: jax.Array,
-    gradients: jax.Array,
-    row: Row,
-    local_rows: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """As update_rows, on every row of the table but padding, with gradient 0 where `rows` does not
-    name it."""
-    whole = write(jnp.zeros_like(table), rows, gradients, ascending=True)
-    real = jnp.arange(len(table))[:, None] < local_rows[0]
-    new, new_slots = row(table, whole, slots)
-    pairs = zip((new, *new_slots), (table, *slots), strict=True)
-    kept, *kept_slots = (jnp.where(real, after, before) for after, before in pairs)
-    return kept, tuple(kept_slots)
+def bits_of(array: jax.Array, rows: jax.Array) -> jax.Array:
+    """array[rows]; a float could be flushed on its way."""
+    found = lax.bitcast_convert_type(array, jnp.int32)[rows]
+    return lax.bitcast_convert_type(found, jnp.float32)
 
 
 def read(array: jax.Array, rows: jax.Array, *, ascending: bool = False) -> jax.Array:
@@ -163,7 +202,7 @@ def _block_rows(array: jax.Array, rows: jax.Array) -> jax.Array:
     return (count * jnp.arange(dim // BLOCK, dtype=rows.dtype)[:, None] + rows).reshape(-1)
 
 
-def _quantized(x: jax.Array, quantization: QuantizationConfig, ops: Ops) -> jax.Array:
+def quantized(x: jax.Array, quantization: QuantizationConfig, ops: Ops) -> jax.Array:
     lower, upper, width = quantization_constants(quantization)
     x = jnp.minimum(jnp.maximum(x, lower), upper)
     return jnp.floor(ops.divide(x - lower, width) + jnp.float32(0.5)) * width + lower

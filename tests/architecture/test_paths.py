@@ -19,6 +19,13 @@ MODULES = [
 
 # Modules without a test file of their own, each with the tests that hold it.
 TESTED_ELSEWHERE = {
+    "embsim_tpu/aot/__init__.py": "in tests/embsim_tpu/test_aot.py",
+    "embsim_tpu/kernels/__init__.py": "in tests/embsim_tpu/test_kernels.py",
+    "embsim_tpu/kernels/_chunked.py": "in every kernel, in test_tensorcore.py and test_races.py",
+    "embsim_tpu/kernels/base.py": "a protocol; what has its form, in test_kernels.py and kernels/",
+    "embsim_tpu/kernels/tensorcore_lookup.py": "in test_tensorcore.py and test_races.py",
+    "embsim_tpu/kernels/tensorcore_update.py": "in test_tensorcore.py and test_races.py",
+    "embsim_tpu/kernels/xla.py": "in tests/embsim_tpu/test_kernels.py",
     "embsim/__init__.py": "only re-exports",
     "embsim/__main__.py": "as a process, in test_cli.py",
     "embsim/optimizers/__init__.py": "only re-exports",

@@ -1,5 +1,6 @@
 """The XLA kernels, each by itself; whole steps are in test_lookup.py and test_update.py."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -11,17 +12,35 @@ from hypothesis import strategies as st
 
 from embsim import QuantizationConfig
 from embsim.definition import quantized
+from embsim.errors import BackendError
+from embsim.optimizers import Adagrad, Adam, RowwiseAdagrad
+from embsim.optimizers.base import Slot
+from embsim_tpu import kernels as kernels_module
 from embsim_tpu._mesh import Shards
-from embsim_tpu.kernels import NAMES, choose, xla
+from embsim_tpu.kernels import Formula, choose, xla
+from embsim_tpu.kernels.records import Records
 from embsim_tpu.ops import Ops
 from embsim_tpu.plan import device_plan, even_parts
 from tests.embsim.programs import assert_same
 from tests.embsim_tpu.conftest import BUCKETS, EXACT, F, capacities, numbers, plan_of, steps
 
 
-def minus(w, g, slots):
+@dataclass(frozen=True)
+class Minus:
     """w <- w - g, and a count of updates of width 1."""
-    return w - g, tuple(slot + 1 for slot in slots)
+
+    learning_rate: float = 1.0
+    slots: tuple = (Slot("count", rowwise=True),)
+
+    def coefficients(self, learning_rate):
+        return {"one": 1.0}
+
+    def rule(self, ops):
+        return lambda w, g, slots, c: (w - g, (slots[0] + c.one,))
+
+
+FORMULA = Formula(Minus(), ("one",), jnp.ones(1))
+KERNELS = choose("xla", "cpu")
 
 
 def put_plan(plan):
@@ -30,27 +49,55 @@ def put_plan(plan):
 
 @jax.jit
 def update_rows(table, slot, rows, gradients):
-    return xla.update_rows(table, (slot,), rows, gradients, minus)
+    made = KERNELS.update_rows(table, {"count": slot}, rows, gradients, FORMULA, len(table))
+    return made[0], made[1]["count"]
 
 
 @jax.jit
 def update_all(table, slot, rows, gradients, local_rows):
-    return xla.update_all(table, (slot,), rows, gradients, minus, local_rows)
+    made = KERNELS.update_all(table, {"count": slot}, rows, gradients, FORMULA, local_rows)
+    return made[0], made[1]["count"]
 
 
 class TestChoice:
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", ["auto", "xla"])
     @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-    def test_by_name_and_platform(self, name, platform):
-        made = choose(name, platform)
-        assert made is choose(name, platform)
-        assert made.name == "xla"
-        assert made.ops == Ops(exact=platform == "cpu")
-        assert (made.sum_bags, made.update_rows) == (xla.sum_bags, xla.update_rows)
+    def test_xla_runs_everywhere(self, name, platform):
+        made = choose(name, platform, 64, Adagrad(0.1))
+        assert made == xla.Xla(Ops(exact=platform == "cpu"))
+
+    @pytest.mark.parametrize("name", ["pallas", "pallas-exact"])
+    def test_a_tpu_s_kernels_are_interpreted_on_cpu_and_refused_on_gpu(self, name):
+        on_tpu, on_cpu = (choose(name, platform, 64, Adam(0.1)) for platform in ("tpu", "cpu"))
+        assert on_tpu.launch.interpret is False and on_cpu.launch.interpret is True
+        assert on_tpu.records == on_cpu.records == Records(64, 3)
+        assert on_tpu.exact == (name == "pallas-exact")
+        with pytest.raises(ValueError, match=f"kernels is '{name}', which are a TPU's; on GPU"):
+            choose(name, "gpu", 64, Adam(0.1))
+
+    def test_auto_takes_no_kernel_that_has_never_run(self, monkeypatch):
+        """Then by the counts: on a v6e XLA has fewer bundles for narrow rows."""
+        v6e = "tpu", 64, Adagrad(0.1), "TPU v6 lite"
+        assert frozenset() == kernels_module.RAN
+        assert choose("auto", *v6e).name == "xla"
+        monkeypatch.setattr(kernels_module, "RAN", frozenset({"TPU v6 lite"}))
+        assert choose("auto", *v6e).name == "xla"
+        assert choose("auto", "tpu", 128, Adagrad(0.1), "TPU v6 lite").name == "pallas"
+        assert choose("auto", "tpu", 128, Adagrad(0.1), "TPU v5 lite").name == "xla"
+
+    def test_sparsecores_have_no_rowwise_slots(self):
+        made = choose("sparsecore", "tpu", 20, Adam(0.1))
+        assert (made.records.width, made.beside, made.interpret) == (
+            32,
+            ("momenta", "velocities"),
+            None,
+        )
+        with pytest.raises(BackendError, match="RowwiseAdagrad: SparseCores have no sum"):
+            choose("sparsecore", "tpu", 20, RowwiseAdagrad(0.1))
 
     def test_an_unknown_name_is_refused(self):
         with pytest.raises(
-            ValueError, match=r"kernels is 'fast'; it must be one of \('auto', 'xla'\)"
+            ValueError, match=r"kernels is 'fast'; it must be one of \('auto', 'xla', 'pallas',"
         ):
             choose("fast", "cpu")
 
@@ -69,7 +116,7 @@ class TestSums:
         assert plan.one_id_each
         leaves = {name: getattr(plan, name) for name in vars(plan)}
         general = type(plan)(**{**leaves, "one_id_each": False})
-        one, other = (xla.sum_bags(table, each, None, Ops()) for each in (plan, general))
+        one, other = (KERNELS.sum_bags(table, each, None) for each in (plan, general))
         assert_same("lookup", np.asarray(one), np.asarray(other))
 
     def test_contributions_are_added_in_their_order(self):
@@ -77,10 +124,10 @@ class TestSums:
         table = jnp.array([[2.0**24], [1.0]])
         for bag, wanted in (([0, 1, 1], 2.0**24), ([1, 1, 0], 2.0**24 + 2)):
             plan = put_plan(plan_of([[(row, 1.0) for row in bag]], 2))
-            assert xla.sum_bags(table, plan, None, Ops()).tolist() == [[wanted]]
+            assert KERNELS.sum_bags(table, plan, None).tolist() == [[wanted]]
             plan = put_plan(plan_of([[(0, 1.0)] for _ in bag], 1))
             gradients = jnp.array([[float(table[row, 0])] for row in bag])
-            assert xla.sum_rows(gradients, plan, 1).tolist() == [[wanted]]
+            assert KERNELS.sum_rows(gradients, plan, 1).tolist() == [[wanted]]
 
     @settings(max_examples=30)
     @given(numbers((40, 1), (-2.0, -0.3, 0.0, 0.1, 0.35, 0.7, 1.0, 5.0, np.nan, np.inf, -np.inf)))
@@ -88,7 +135,7 @@ class TestSums:
         """Levels are exact here: width and limits are powers of two."""
         config = QuantizationConfig(9, -1.0, 1.0)
         plan = put_plan(plan_of([[(row, 1.0)] for row in range(40)], 40))
-        found = np.asarray(xla.sum_bags(jnp.array(x), plan, config, Ops()))
+        found = np.asarray(KERNELS.sum_bags(jnp.array(x), plan, config))
         assert_same("quantized", found, quantized(x, config))
 
 
@@ -103,7 +150,7 @@ class TestUpdates:
         rows[: len(touched)] = touched
         gradients = data.draw(numbers((len(rows), bucket.dim), (0.0, 1.0, -2.0, np.nan)))
         slot = data.draw(numbers((bucket.rows, 1), EXACT))
-        found, (counted,) = update_rows(step.table, slot, rows, gradients)
+        found, counted = update_rows(step.table, slot, rows, gradients)
         wanted, wanted_slot = step.table.copy(), slot.copy()
         wanted[touched] -= gradients[: len(touched)]
         wanted_slot[touched] += 1
@@ -118,9 +165,7 @@ class TestUpdates:
         table, slot = np.arange(16, dtype=F).reshape(8, 2), np.full((8, 1), 7, F)
         rows = np.array([1, 4, 8, 9], np.int32)
         gradients = np.full((4, 2), 10, F)
-        found, (counted,) = update_all(
-            table, slot, rows, gradients, np.array([local_rows], np.int32)
-        )
+        found, counted = update_all(table, slot, rows, gradients, np.array([local_rows], np.int32))
         wanted, wanted_slot = table.copy(), slot.copy()
         wanted[[row for row in (1, 4) if row < local_rows]] -= 10
         wanted_slot[:local_rows] += 1

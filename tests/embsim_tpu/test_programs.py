@@ -256,7 +256,7 @@ def test_temporaries_do_not_grow_with_the_vocabulary(place):
 
 def backend_programs(given, optimizer, dim):
     """Lookup and update of one table by JaxBackend."""
-    shards, kernels = given.embedding.shards, given.embedding.functions.kernels
+    shards, kernels = given.embedding.shards, given.embedding.kernels["t1"]
     rule = Rule.of(optimizer, tuple(coefficients(optimizer, 1.0)))
     plan, table = given.plan.tables["t1"], given.state.weights["t1"]
     slots = given.state.slots["t1"]

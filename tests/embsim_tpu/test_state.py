@@ -8,6 +8,7 @@ from embsim.conformance.rules import Counting
 from embsim.optimizers import SGD, Adam, RowwiseAdagrad
 from embsim.state import State as HostState
 from embsim.state import TableSpec
+from embsim_tpu.kernels import choose
 from embsim_tpu.placement import Placement
 from embsim_tpu.state import State, get_state, put_state, put_table
 from tests.embsim_tpu.conftest import F
@@ -45,9 +46,17 @@ def host_state():
     return HostState(SPECS, weights, slots)
 
 
-def test_what_comes_back_is_what_was_put(shards):
-    state = host_state()
-    found = get_state(put_state(state, shards), SPECS, shards, version=7)
+def kernels_of(name):
+    return {s.name: choose(name, "cpu", s.dim, s.optimizer) for s in SPECS.values()}
+
+
+XLA = kernels_of("xla")
+
+
+@pytest.mark.parametrize("name", ["xla", "pallas"])
+def test_what_comes_back_is_what_was_put(shards, name):
+    state, kernels = host_state(), kernels_of(name)
+    found = get_state(put_state(state, shards, kernels), SPECS, shards, kernels, version=7)
     assert (found.specs, found.version) == (SPECS, 7)
     for name, array in state.weights.items():
         assert found.weights[name].tobytes() == array.tobytes(), name
@@ -59,8 +68,8 @@ def test_what_comes_back_is_what_was_put(shards):
 
 def test_slots_come_back_in_the_optimizer_s_order_from_any_program(shards):
     """JAX sorts the keys of a dict."""
-    made = jax.jit(lambda state: state)(put_state(host_state(), shards))
-    for name, slots in get_state(made, SPECS, shards).slots.items():
+    made = jax.jit(lambda state: state)(put_state(host_state(), shards, XLA))
+    for name, slots in get_state(made, SPECS, shards, XLA).slots.items():
         assert tuple(slots) == SPECS[name].slot_names
 
 
@@ -78,7 +87,7 @@ def test_every_device_has_its_shard_and_padding_is_zero(shards):
 
 
 def test_a_state_is_a_pytree(shards):
-    state = put_state(host_state(), shards)
+    state = put_state(host_state(), shards, XLA)
     doubled = jax.tree.map(lambda leaf: leaf * 2, state)
     assert isinstance(doubled, State)
     assert len(jax.tree.leaves(state)) == 5 + sum(len(s.slot_names) for s in SPECS.values())
@@ -90,5 +99,8 @@ def test_on_one_cpu_device_nothing_is_copied_on_the_way_back(rows):
 
     shards, spec = Shards(), TableSpec("t", rows - 1, 2, None)
     made = State({"t": put_table(np.zeros((rows - 1, 2), F), shards)}, {"t": {}})
-    first, again = (get_state(made, {"t": spec}, shards).weights["t"] for _ in range(2))
+    first, again = (
+        get_state(made, {"t": spec}, shards, {"t": XLA[next(iter(XLA))]}).weights["t"]
+        for _ in range(2)
+    )
     assert np.shares_memory(first, again)

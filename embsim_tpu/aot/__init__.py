@@ -25,7 +25,13 @@ from jax.sharding import Mesh
 from embsim.errors import BackendError
 
 # One host of each TPU generation, as libtpu names it.
-TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "7x": "tpu7x:2x2x1"}
+TARGETS = {
+    "v4": "v4:2x2x1",
+    "v5e": "v5e:2x2",
+    "v5p": "v5p:2x2x1",
+    "v6e": "v6e:2x2",
+    "7x": "tpu7x:2x2x1",
+}
 
 # Read when libtpu is loaded, once. The first lets several processes load it; without the others it
 # asks a server for the machine that it is on.
