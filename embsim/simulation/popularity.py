@@ -55,6 +55,13 @@ class Popularity:
         """Updates that a lookup misses on average when it reads `steps` steps too early."""
         return steps * float(self.count @ (self.probability * self.hit(ids)))
 
+    def cold(self, ids: float, cached: float) -> float:
+        """Expected distinct rows among so many ids that are not among the most popular ones, of
+        which a cache holds a share `cached` of all rows."""
+        before = np.cumsum(self.count) - self.count
+        outside = np.clip(before + self.count - cached * self.rows, 0, self.count)
+        return float(outside @ self.hit(ids))
+
     def draw(self, generator: np.random.Generator, ids: int) -> np.ndarray:
         """int64 [ids]: row numbers. The most popular rows lie anywhere, always the same."""
         mass = np.cumsum(self.count * self.probability)

@@ -17,6 +17,7 @@ from .popularity import Popularity
 from .workload import Table, Workload
 
 FLOAT = ID = 4  # bytes
+CACHED = 0.2  # of all rows, in a cache: FBGEMM's default load factor
 LARGEST = 2**27  # rows of which each has a place of its own while ids are counted
 
 
@@ -36,6 +37,8 @@ class Traffic:
       conflict: by k, the share of a step's distinct rows that one of the k steps before updates.
       stale: by k, the same share of lookups.
       missed: by k, updates that a lookup of rows k steps old misses on average.
+      cold: of the rows changed, the share that a cache of the most popular ones lacks; expected,
+        also where all else is counted.
     """
 
     samples: float
@@ -50,6 +53,7 @@ class Traffic:
     conflict: Mapping[int, float]
     stale: Mapping[int, float]
     missed: Mapping[int, float]
+    cold: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +209,17 @@ def _total(
         shares("conflict", float(changed.sum()) or 1.0),
         shares("stale", float(ids.sum()) * chips or 1.0),
         shares("missed", float(ids.sum()) * chips or 1.0),
+        _cold(workload),
     )
+
+
+def _cold(workload: Workload) -> float:
+    cold = distinct = 0.0
+    for table in workload.tables:
+        ids = table.ids * workload.samples
+        cold += table.tables * table.popularity.cold(ids, CACHED)
+        distinct += table.tables * table.popularity.unique(ids)
+    return cold / distinct if distinct else 0.0
 
 
 def sampled(

@@ -52,6 +52,7 @@ class Pipeline:
       law: the schedule of schedule.py that gives the same numbers; None: none does.
       workers: that run by clocks of their own.
       dense_staleness: updates of dense weights that a step misses.
+      depth: batches whose updates are still to come when rows are read for the next one.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Pipeline:
     law: Schedule | None = None
     workers: int = 1
     dense_staleness: int = 0
+    depth: int = 0
 
     def operations(self, batches: int) -> Operations:
         """Of the batches 0, 1, ...

@@ -68,7 +68,7 @@ def of_schedule(law: Schedule, name: str) -> Pipeline:
         in_turn(made, rows["dense"])
         return made.build()
 
-    return Pipeline(name, Rule(read, read), make, law)
+    return Pipeline(name, Rule(read, read), make, law, depth=law.staleness)
 
 
 def lookahead(depth: int) -> Pipeline:
@@ -96,7 +96,7 @@ def lookahead(depth: int) -> Pipeline:
         in_turn(made, rows["dense"])
         return made.build()
 
-    return Pipeline(f"lookahead({depth})", Rule(before, lambda b: b), make, Schedule())
+    return Pipeline(f"lookahead({depth})", Rule(before, lambda b: b), make, Schedule(), depth=depth)
 
 
 def accumulate(window: int) -> Pipeline:
@@ -118,4 +118,4 @@ def accumulate(window: int) -> Pipeline:
     def applied(batches: np.ndarray) -> np.ndarray:
         return read(batches) + window - 1
 
-    return Pipeline(f"accumulate({window})", Rule(read, read, applied), make)
+    return Pipeline(f"accumulate({window})", Rule(read, read, applied), make, depth=window - 1)
