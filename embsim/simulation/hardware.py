@@ -28,7 +28,7 @@ NUMBERS = {
     "network_bandwidth": "bytes/s",
     "sparsecores": "",
 }
-OPTIONAL = {"ports": 1.0, "sparsecores": 0.0}
+OPTIONAL = {"ports": 1.0, "sparsecores": 0.0}  # where a chip says nothing
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ def _chip(where: str, name: str, table: dict[str, Any], sources: Mapping[str, st
         raise ValueError(f"{where}: {sorted(unknown)}; what a chip has is {tuple(NUMBERS)}")
     numbers: dict[str, Number] = {}
     for key in NUMBERS:
-        given = table.get(key, [OPTIONAL[key], "published", ""] if key in OPTIONAL else None)
+        given = table.get(
+            key, [OPTIONAL[key], "published", "by default"] if key in OPTIONAL else None
+        )
         numbers[key] = _number(f"{where}: {key}", given, sources)
     return Chip(name, kind, axes, numbers)
 

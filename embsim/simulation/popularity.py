@@ -49,7 +49,7 @@ class Popularity:
     def conflict_of_rows(self, ids: float, steps: int) -> float:
         """As conflict, the share of a step's distinct rows."""
         hit = self.hit(ids)
-        return float(self.count @ (hit * self.hit(steps * ids)) / (self.count @ hit))
+        return float(self.count @ (hit * self.hit(steps * ids)) / (self.count @ hit or 1.0))
 
     def missed(self, ids: float, steps: int) -> float:
         """Updates that a lookup misses on average when it reads `steps` steps too early."""
@@ -69,12 +69,19 @@ class Popularity:
         at = np.searchsorted(mass, generator.random(ids) * mass[-1], side="right")
         within = generator.random(ids) * self.count[at]
         rank = np.minimum(first[at] + within, self.rows - 1).astype(np.int64)
-        # Ranks of the head change places with the rows where these lie.
-        order = np.argsort(self.head)
-        there = order[np.minimum(np.searchsorted(self.head, rank, sorter=order), len(order) - 1)]
-        row = np.where(self.head[there] == rank, there, rank)
-        inside = rank < len(self.head)
-        row[inside] = self.head[rank[inside]]
+        return self._row(rank)
+
+    def _row(self, rank: np.ndarray) -> np.ndarray:
+        """Where ranks lie: the first at `head`, those displaced by them in the places left."""
+        head = self.head
+        row, first = rank.copy(), rank < len(head)
+        row[first] = head[rank[first]]
+        displaced = np.sort(head[head >= len(head)])
+        left = np.setdiff1d(np.arange(len(head)), head)
+        if len(displaced):
+            at = np.minimum(np.searchsorted(displaced, rank), len(displaced) - 1)
+            moved = displaced[at] == rank
+            row[moved] = left[at[moved]]
         return row
 
     @cached_property

@@ -113,8 +113,18 @@ def works(workload: Workload, traffic: Traffic, pod: Pod, assumed: Assumptions) 
 
 
 def shares(pipeline: Pipeline, traffic: Traffic, assumed: Assumptions) -> dict[str, float]:
-    """Parts of a work, by the names that stages have for them."""
-    conflict = traffic.conflict.get(pipeline.depth, 1.0)
+    """Parts of a work, by the names that stages have for them.
+
+    Raises:
+      ValueError: conflicts with as many steps as the schedule needs have not been counted.
+    """
+    needed = any(stage.share == "conflict" for stage in pipeline.operations(1).stages)
+    if needed and pipeline.depth not in traffic.conflict:
+        raise ValueError(
+            f"{pipeline.name}: the traffic has conflicts of the depths {tuple(traffic.conflict)}, "
+            f"not of {pipeline.depth}; give it as one of `depths`"
+        )
+    conflict = traffic.conflict.get(pipeline.depth, 0.0)
     return {
         "": 1.0,
         "conflict": conflict,

@@ -225,7 +225,7 @@ def _cold(workload: Workload) -> float:
 def sampled(
     workload: Workload, generator: np.random.Generator, steps: int
 ) -> list[list[np.ndarray]]:
-    """Batches for `counted`: of each table [samples, ids] drawn by its popularity, ids rounded up."""
+    """Batches for `counted`: of each table [samples, ids] by its popularity; ids rounded up."""
     return [
         [
             table.popularity.draw(generator, workload.samples * int(np.ceil(table.ids))).reshape(

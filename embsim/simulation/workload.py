@@ -6,6 +6,7 @@ zoo.py has published ones.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -102,8 +103,7 @@ def mlp(*widths: int) -> tuple[float, float]:
     >>> mlp(13, 512, 256)
     (137728.0, 138496.0)
     """
-    pairs = list(zip(widths[:-1], widths[1:], strict=True))
-    macs = float(sum(a * b for a, b in pairs))
+    macs = float(sum(a * b for a, b in pairwise(widths)))
     return macs, macs + sum(widths[1:])
 
 

@@ -1,0 +1,73 @@
+"""What every lookup of a run missed: counted in the order in which operations touch tables."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._numba import kernel
+from .timeline import Timeline
+
+
+@dataclass(frozen=True, eq=False)
+class Ages:
+    """Of each lookup, in the order of Operations.
+
+    Args:
+      lookup: int64 [lookups], indices of operations.
+      age: int64 [lookups], steps before that had made no update yet when it read; of several
+        workers, steps of all of them.
+    """
+
+    lookup: np.ndarray
+    age: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.age.mean()) if len(self.age) else 0.0
+
+    def quantile(self, q: float) -> int:
+        """The age that a share q of lookups does not exceed."""
+        return int(np.quantile(self.age, q, method="higher")) if len(self.age) else 0
+
+    @property
+    def histogram(self) -> dict[int, int]:
+        """Lookups by age."""
+        ages, counts = np.unique(self.age, return_counts=True)
+        return dict(zip(ages.tolist(), counts.tolist(), strict=True))
+
+
+def ages(timeline: Timeline) -> Ages:
+    """How many updates of earlier batches each lookup misses."""
+    operations = timeline.operations
+    lookups = np.flatnonzero(operations.reads)
+    writes = np.flatnonzero(operations.writes)
+    order = writes[np.argsort(timeline.ended[writes])]
+    seen = np.searchsorted(timeline.ended[order], timeline.began[lookups])
+    return Ages(
+        lookups, _missed(*(operations.batch[i].astype(np.int64) for i in (order, lookups)), seen)
+    )
+
+
+@kernel
+def _missed(written: Any, batch: Any, seen: Any) -> Any:
+    """Of the updates of batches below batch[i], how many are not among the first seen[i]."""
+    size = max(written.max() if len(written) else 0, batch.max() if len(batch) else 0) + 2
+    tree, total = np.zeros(size + 1, np.int64), np.zeros(size + 1, np.int64)  # Fenwick; prefixes
+    for each in written:
+        total[each + 1] += 1
+    total = np.cumsum(total)
+    missed, added = np.zeros(len(batch), np.int64), 0
+    for i in np.argsort(seen):
+        while added < seen[i]:
+            at = written[added] + 1
+            while at <= size:
+                tree[at] += 1
+                at += at & -at
+            added += 1
+        at, found = batch[i], 0
+        while at > 0:
+            found += tree[at]
+            at -= at & -at
+        missed[i] = total[batch[i]] - found
+    return missed
