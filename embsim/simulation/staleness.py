@@ -44,9 +44,8 @@ def ages(timeline: Timeline) -> Ages:
     writes = np.flatnonzero(operations.writes)
     order = writes[np.argsort(timeline.ended[writes])]
     seen = np.searchsorted(timeline.ended[order], timeline.began[lookups])
-    return Ages(
-        lookups, _missed(*(operations.batch[i].astype(np.int64) for i in (order, lookups)), seen)
-    )
+    batch = operations.batch.astype(np.int64)
+    return Ages(lookups, _missed(batch[order], batch[lookups], seen))
 
 
 @kernel

@@ -30,9 +30,10 @@ def test_by_hand_on_one_chip():
 
 
 def test_on_a_pod_the_busiest_chip_counts():
-    pod, traffic = Pod(chip("h100"), 8), expected(ONE, 8)
-    found = works(ONE, traffic, pod, ASSUMED)
-    busy = works(ONE, traffic, pod, replace(ASSUMED, imbalance=2.0))
+    wide = replace(ONE, tables=(replace(ONE.tables[0], dim=4096),))
+    pod, traffic = Pod(chip("h100"), 8), expected(wide, 8)
+    found = works(wide, traffic, pod, ASSUMED)
+    busy = works(wide, traffic, pod, replace(ASSUMED, imbalance=2.0))
     for name in ("emb_a2a", "grad_a2a", "update"):
         assert found[name] > 0
         assert busy[name] / found[name] == pytest.approx(2, rel=0.1)
