@@ -38,9 +38,13 @@ class Ages:
 
 
 def ages(timeline: Timeline) -> Ages:
-    """How many updates of earlier batches each lookup misses."""
+    """How many updates of earlier batches each lookup misses.
+
+    A lookup of rows that no batch in flight changes misses none, and is left out.
+    """
     operations = timeline.operations
-    lookups = np.flatnonzero(operations.reads)
+    quiet = np.array([stage.share == "quiet" for stage in operations.stages], bool)
+    lookups = np.flatnonzero(operations.reads & ~quiet[operations.stage])
     writes = np.flatnonzero(operations.writes)
     order = writes[np.argsort(timeline.ended[writes])]
     seen = np.searchsorted(timeline.ended[order], timeline.began[lookups])

@@ -23,7 +23,7 @@ def test_of_any_schedule_it_is_counted_in_the_order_of_events(pipeline, batches,
     for i in timeline.events():
         if operations.writes[i]:
             done.append(int(operations.batch[i]))
-        else:
+        elif operations[i].stage.share != "quiet":
             batch = int(operations.batch[i])
             before = {int(b) for b in operations.batch[operations.writes] if b < batch}
             wanted[int(i)] = len(before - set(done))
@@ -40,6 +40,12 @@ def test_a_summary_of_ages():
         2,
         2,
     )
+
+
+def test_look_ahead_misses_nothing():
+    """What it reads early nobody changes."""
+    found = ages(timed(pipelines.lookahead(3), 20, 0))
+    assert found.histogram == {0: 20}
 
 
 def test_of_nothing_there_is_no_age():
