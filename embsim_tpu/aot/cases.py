@@ -24,11 +24,12 @@ from embsim.optimizers import Adagrad
 
 from .._chunks import Chunks, Sizes
 from ..kernels import Formula, Kernels, choose
+from ..placement import Placement
 from ..plan import LookupPlan
 from . import shapes_of
 from .cost import Case, Kernel, Program
 
-TABLE = 1_000_000  # rows
+TABLE = Placement(1_000_000, 1).local_rows  # with the padding that every table has
 BAG = 16  # ids in each, on average
 ADAGRAD = Adagrad(0.1)
 LIBRARY = "jax-tpu-embedding"

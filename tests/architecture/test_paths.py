@@ -51,6 +51,7 @@ TESTED_ELSEWHERE = {
     "embsim_tpu/_pending.py": "by saving and restoring, in test_checkpoint.py",
     "embsim_tpu/_saved.py": "by saving and restoring, in test_checkpoint.py",
     "embsim_tpu/conformance.py": "the kit runs on it, in test_kit.py",
+    "embsim_tpu/hardware/": "in test_hardware.py",
     "embsim_tpu/kernels/": "in test_kernels.py",
     "embsim_tpu/train_state.py": "through train, in test_pipeline.py",
 }
