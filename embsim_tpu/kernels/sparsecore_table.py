@@ -40,6 +40,10 @@ class SparseCore:
     interpret: Any = None
     name: ClassVar[str] = "sparsecore"
 
+    @property
+    def bfloat16(self) -> bool:
+        return False
+
     @staticmethod
     def of(dim: int, optimizer: Optimizer | None, *, interpret: Any) -> "SparseCore":
         if optimizer is None:

@@ -1,7 +1,4 @@
-"""Pallas kernels of a TPU's TensorCore, for float32 tables of any width.
-
-What is O(batch) beside them is plain XLA: where rows of one record meet, and rowwise slots.
-"""
+"""Pallas kernels of a TPU's TensorCore; O(batch) around them, plain XLA: see _packed.py."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,6 +60,10 @@ class TensorCore:
     exact: bool = False
     launch: Launch = Launch()
     name: ClassVar[str] = "pallas"
+
+    @property
+    def bfloat16(self) -> bool:
+        return False
 
     @staticmethod
     def of(dim: int, optimizer: Optimizer | None, *, exact: bool, launch: Launch) -> "TensorCore":
