@@ -7,7 +7,8 @@ from embsim.optimizers import Optimizer
 
 from ..ops import Ops
 from .base import Formula, Kernels
-from .tensorcore import Launch, TensorCore
+from .launch import Launch
+from .tensorcore import TensorCore
 from .xla import Xla
 
 __all__ = ["NAMES", "Formula", "Kernels", "choose"]
@@ -53,14 +54,16 @@ def choose(
         raise ValueError(
             f"kernels is {name!r}, which are a TPU's; on GPU it must be 'auto' or 'xla'"
         )
-    if bfloat16:
-        raise BackendError(
-            f"kernels is {name!r}, which hold no bfloat16 tables; they must be 'auto' or 'xla'"
-        )
     on_cpu = platform == "cpu"
     if name == "sparsecore":
+        if bfloat16:
+            raise BackendError(
+                "kernels is 'sparsecore', which hold no bfloat16 tables: SparseCores copy words of "
+                "32 bits; use 'auto', 'xla', 'pallas' or 'pallas-exact'"
+            )
         from .sparsecore_table import SparseCore  # JAX has moved what it needs, and may again
 
         return SparseCore.of(dim, optimizer, interpret=pltpu.InterpretParams() if on_cpu else None)
     launch = Launch(interpret=True, unroll=2) if on_cpu else Launch()
-    return TensorCore.of(dim, optimizer, exact=name == "pallas-exact", launch=launch)
+    exact = name == "pallas-exact"
+    return TensorCore.of(dim, optimizer, exact=exact, launch=launch, bfloat16=bfloat16)

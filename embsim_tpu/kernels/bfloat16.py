@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-HALF = np.int32(16)
+HALF, UPPER = np.int32(16), np.int32(-(2**16))  # 0xffff0000
 MAGNITUDE, INFINITY, QUIET = np.int32(0x7FFFFFFF), np.int32(0x7F800000), np.int32(0x7FC00000)
 
 
@@ -40,5 +40,29 @@ def widened(x: Any, xp: Any = jnp) -> Any:
     """uint16 -> float32, which is exact; float32 stays as it is."""
     if x.dtype == jnp.float32:
         return x
-    bits = x.astype(xp.uint32) << 16
-    return bits.view(np.float32) if xp is np else lax.bitcast_convert_type(bits, jnp.float32)
+    return as_type(x.astype(xp.uint32) << 16, np.float32, xp)
+
+
+def words(low: jax.Array, high: jax.Array) -> jax.Array:
+    """int32 of the upper halves of two."""
+    return lax.shift_right_logical(low, HALF) | (high & UPPER)
+
+
+def paired(x: Any, xp: Any) -> Any:
+    """float32 [n, 2m or 2m - 1, ...] -> int32 [n, m, ...]: place k has number k in its lower half
+    and number m + k, or 0, in its upper one."""
+    bits = rounded(x, xp).astype(xp.uint32)
+    m = -(-x.shape[1] // 2)
+    missing = ((0, 0), (0, 2 * m - x.shape[1]), *((0, 0),) * (x.ndim - 2))
+    bits = xp.pad(bits, missing)
+    return as_type(bits[:, :m] | bits[:, m:] << 16, np.int32, xp)
+
+
+def parted(x: Any, xp: Any) -> Any:
+    """int32 [n, m, ...] -> float32 [n, 2m, ...]: the inverse."""
+    return as_type(xp.concatenate([x << HALF, x & UPPER], axis=1), np.float32, xp)
+
+
+def as_type(x: Any, dtype: Any, xp: Any = jnp) -> Any:
+    """The same bits."""
+    return x.view(dtype) if xp is np else lax.bitcast_convert_type(x, dtype)

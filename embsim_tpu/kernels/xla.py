@@ -122,7 +122,7 @@ def bits_of(array: jax.Array, rows: jax.Array) -> jax.Array:
     if array.dtype == jnp.uint16:
         return widened(array[rows])
     found = lax.bitcast_convert_type(array, jnp.int32)[rows]
-    return lax.bitcast_convert_type(found, jnp.float32)
+    return lax.bitcast_convert_type(found, array.dtype)
 
 
 def read(array: jax.Array, rows: jax.Array, *, ascending: bool = False) -> jax.Array:

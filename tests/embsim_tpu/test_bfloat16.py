@@ -43,7 +43,7 @@ from tests.embsim_tpu.conftest import DEVICES, F, mesh_of
 ROOT = Path(__file__).parents[2]
 HALF = {"t": "bfloat16"}
 SAMPLES, ROWS = 8, 21
-KERNELS = ("xla",)
+KERNELS = ("xla", "pallas")
 PIPELINED = embsim.tpu_embedding_pipelined()
 
 
@@ -140,13 +140,17 @@ def trained(embedding, steps, schedule):
     return host.weights["t"], host.slots["t"]
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("devices", DEVICES)
 @pytest.mark.parametrize(
-    "schedule", [embsim.sequential(), PIPELINED, embsim.stale(3)], ids=lambda s: str(s.staleness)
+    "kernels, devices, schedule",
+    [
+        *(("xla", n, s) for n in DEVICES for s in (embsim.sequential(), PIPELINED)),
+        ("xla", 2, embsim.stale(3)),
+        *(("pallas", n, embsim.sequential()) for n in (1, 2)),
+    ],
+    ids=lambda x: getattr(x, "staleness", x),
 )
 def test_steps_are_the_reference_s_with_w_rounded(kernels, devices, schedule):
-    for dim, optimizer in ((3, SGD(1.0)), (2, Counting(1.0))):
+    for dim, optimizer in ((3, SGD(1.0)), (2, Counting(1.0)))[kernels == "pallas" :]:
         config = features(dim, optimizer)
         embedding = Embedding(config, mesh=mesh_of(devices), kernels=kernels, table_dtypes=HALF)
         steps = list(batches(7))
@@ -224,8 +228,7 @@ def test_an_update_of_less_than_half_a_step_is_lost(kernels):
         assert embedding.get(state).weights["t"][:SAMPLES].tolist() == [[wanted]] * SAMPLES
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("kernels, devices", [("xla", 1), ("xla", 8), ("pallas", 1), ("pallas", 2)])
 def test_rows_that_are_not_touched_keep_their_bits(kernels, devices):
     """Of not-a-numbers with their payload, subnormals and minus zeros, too."""
     embedding = Embedding(features(), mesh=mesh_of(devices), kernels=kernels, table_dtypes=HALF)
@@ -301,11 +304,8 @@ class TestWhatComesAndGoes:
             state, _ = checkpoints.restore(())
         assert plain.get(state.tables).weights["t"].tobytes() == nearest(kept).tobytes()
 
-    @pytest.mark.parametrize("kernels", KERNELS)
-    def test_embsim_s_checkpoints_hold_the_rounded_numbers_pending_ones_too(
-        self, tmp_path, kernels
-    ):
-        embedding = self.embedding(table_dtypes=HALF, kernels=kernels)
+    def test_embsim_s_checkpoints_hold_the_rounded_numbers_pending_ones_too(self, tmp_path):
+        embedding = self.embedding(table_dtypes=HALF)
         state = self.run(embedding)
         assert state.pending
         to_embsim(tmp_path, embedding, state)
@@ -328,13 +328,13 @@ class TestWhatComesAndGoes:
         assert found.tobytes() == wanted.tobytes()
 
 
-PLACES = ("cpu", "v5e", "v6e", "7x")
+# Interpreted, a kernel copies its tables.
+PLACES = [("xla", "cpu"), *((k, place) for k in KERNELS for place in ("v5e", "v6e", "7x"))]
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels, place", PLACES)
 @pytest.mark.parametrize("dim", [32, 64, 128, 256])
-def test_programs_change_tables_in_place_and_copy_none(place, kernels, dim):
+def test_programs_change_tables_in_place_and_copy_none(kernels, place, dim):
     """Where a table is half as large."""
     if place != "cpu" and aot.missing() is not None:
         pytest.skip(str(aot.missing()))
@@ -394,7 +394,7 @@ class TestRefusals:
         assert not Embedding(features(), table_dtypes={"t": np.float32}).kernels["t"].bfloat16
 
     def test_sparsecores_hold_no_bfloat16(self):
-        with pytest.raises(BackendError, match="'sparsecore', which hold no bfloat16 tables"):
+        with pytest.raises(BackendError, match="'sparsecore', which hold no bfloat16 tables: "):
             Embedding(features(), kernels="sparsecore", table_dtypes=HALF)
 
     @pytest.mark.parametrize("given", [{}, {"table_dtypes": HALF}])
