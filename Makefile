@@ -1,6 +1,7 @@
 # make study   what stale embeddings cost, on real data     make study ARGS=--smoke
 # make test    everything that CI runs
 # make oracles embsim beside TensorFlow, PyTorch, FBGEMM and optax
+# make tpu-check   the kernels on a real TPU, compared and timed; a report to send back. make tpu-check ARGS=--quick
 #
 # PyTorch is large, so its tests are skipped unless it is there: make test TORCH=torch==2.13.0 installs it. So is
 # libtpu, the compiler of the tests of programs for TPUs: TPU='jax[tpu]' installs the version that goes with JAX.
@@ -17,7 +18,7 @@ ORACLES := tests/oracles
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: study test lint types pytest format nightly oracles clean
+.PHONY: study test lint types pytest format nightly bundles oracles tpu-check clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/installed-experiments
@@ -57,6 +58,10 @@ nightly: $(VENV)/installed-test
 	  fi; \
 	done
 
+# What kernels cost a TPU, against budgets.json. Needs libtpu and one of the versions that stand there.
+bundles: $(VENV)/installed-test
+	$(BIN)/python -m embsim_tpu.aot report --check
+
 # embsim beside TensorFlow, PyTorch, FBGEMM and optax, live, each in an environment of its own: docs/oracles.md.
 oracles:
 	@failed=0; for library in tensorflow torch fbgemm optax; do \
@@ -70,6 +75,9 @@ oracles:
 	  $$venv/bin/python -m tests.oracles.live $$library $(ARGS) || failed=1; \
 	done; exit $$failed
 
+tpu-check: $(VENV)/installed-tpu-check
+	$(BIN)/python -m embsim_tpu.hardware $(ARGS)
+
 clean:
 	rm -rf .venv .venv-* .hypothesis .pytest_cache .ruff_cache build dist *.egg-info
 	find embsim experiments tests -name __pycache__ -prune -exec rm -rf {} +
@@ -80,6 +88,12 @@ $(VENV)/installed-test: tests/example_plugin/pyproject.toml
 $(VENV)/installed-%: pyproject.toml | $(VENV)/created
 	@echo "installing embsim[$*] in $(VENV)"
 	@$(PIP) install --editable '.[$*]' $(if $(filter test,$*),--editable ./tests/example_plugin $(TORCH) $(if $(TPU),'$(TPU)'))
+	@touch $@
+
+# Its own, since .venv may be there without libtpu.
+$(VENV)/installed-tpu-check: pyproject.toml | $(VENV)/created
+	@echo "installing embsim[jax,conformance] and $(or $(TPU),jax[tpu]) in $(VENV)"
+	@$(PIP) install --editable '.[jax,conformance]' '$(or $(TPU),jax[tpu])'
 	@touch $@
 
 $(VENV)/created:

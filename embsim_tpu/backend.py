@@ -84,6 +84,7 @@ class JaxBackend:
         self._kernels = kernels
         # Plans are made for those of their tables, which put_state tells: by name and rows.
         self._of_table: dict[tuple[str, int], Kernels] = {}
+        self._bfloat16: set[str] = set()  # tables that are held so, which `hold` tells
         self._capacities = Capacities(capacity)
         self._programs: set[Any] = set()
 
@@ -119,7 +120,12 @@ class JaxBackend:
                 )
         kernels = {
             name: choose(
-                self._kernels, self.shards.platform, spec.dim, spec.optimizer, self.shards.kind
+                self._kernels,
+                self.shards.platform,
+                spec.dim,
+                spec.optimizer,
+                self.shards.kind,
+                name in self._bfloat16,
             )
             for name, spec in state.specs.items()
         }
@@ -127,9 +133,11 @@ class JaxBackend:
         return self.hold(Held(state.specs, made, kernels, state.version))
 
     def hold(self, held: Held) -> Held:
-        """Tables that are on the devices already: plans of them can be made from now on."""
+        """Tables that are on the devices already: plans of them can be made from now on, and their
+        rows are held as they are."""
         for name, spec in held.specs.items():
             self._of_table[name, spec.vocabulary_size] = held.kernels[name]
+        self._bfloat16 |= {name for name, each in held.kernels.items() if each.bfloat16}
         return held
 
     def get_state(self, held: Held) -> host.State:

@@ -9,12 +9,13 @@ The last two are for use inside jax.jit, beside any dense model. Which version o
 lookup reads is the caller's business here; `pipeline.train` does it by a schedule.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -35,6 +36,7 @@ from ._mesh import Shards
 from ._processes import Processes, Turn
 from .capacity import Capacities, Capacity
 from .functions import Coefficients, Functions, Plan, Table
+from .kernels.base import plain
 from .placement import Placement
 from .plan import Cut, Ranges, cut, put_cut
 from .state import State, get_state, put_state
@@ -53,11 +55,13 @@ class Embedding:
         the same embeddings in the same order.
       capacity: static sizes of plans by table: "auto" learns them; see `embsim_tpu.Capacity`.
       kernels: what does the arithmetic, one of `kernels.NAMES`; see docs/hardware.md.
+      table_dtypes: by table "float32", which is the default, or "bfloat16", in which its weights
+        are then held; all that comes and goes is float32. See docs/semantics.md section 11.1.
 
     Raises:
-      ValueError: what TPUEmbedding refuses of features, tables and optimizers; a capacity for a
-        table that is not there.
-      BackendError: an optimizer with use_gradient_accumulation=False.
+      ValueError: what TPUEmbedding refuses of features, tables and optimizers; a capacity or dtype
+        for a table that is not there; another dtype.
+      BackendError: an optimizer with use_gradient_accumulation=False; what the kernels do not have.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Embedding:
         mesh: Mesh | None = None,
         capacity: str | Capacity | Mapping[str, Capacity] = "auto",
         kernels: str = "auto",
+        table_dtypes: Mapping[str, Any] | None = None,
     ) -> None:
         configs, self.names = named_features(feature_config)
         self.features = tuple(configs)
@@ -78,6 +83,7 @@ class Embedding:
         self.capacities = Capacities(capacity)
         self.capacities.check_names(self.specs)
         self.processes = Processes(self.shards.processes, f"embedding {next(_numbers)}")
+        bfloat16 = _bfloat16(table_dtypes or {}, self.specs)
         self._rates = Rates(self.tables.specs)
         for spec in self.tables.specs:
             if not accumulates_gradients(spec.optimizer):
@@ -86,7 +92,10 @@ class Embedding:
                     "use_gradient_accumulation=False, which devices do not offer; leave it out, or "
                     "train with embsim.TPUEmbedding"
                 )
-        made = {s.name: Table.of(s, kernels, self.shards) for s in self.tables.specs}
+        made = {
+            name: Table.of(spec, kernels, self.shards, name in bfloat16)
+            for name, spec in self.specs.items()
+        }
         self.kernels = {name: table.kernels for name, table in made.items()}
         self.functions = Functions(
             tuple(made.items()),
@@ -103,17 +112,18 @@ class Embedding:
         return self.put(initial_state(self.tables.specs, self.tables.configs, seed))
 
     def put(self, state: HostState) -> State:
-        """Host arrays [vocabulary_size, dim] on the devices. They are taken over: do not use them
-        again."""
+        """Host arrays [vocabulary_size, dim] on the devices, rounded where a table is bfloat16.
+        They are taken over: do not use them again."""
         return put_state(state, self.shards, self.kernels)
 
     def get(self, state: State, version: int = 0) -> HostState:
-        """The logical rows of all tables and slots, as host arrays; views where there is one CPU
-        device."""
+        """The logical rows of all tables and slots, as float32 host arrays; views where there is
+        one CPU device and the tables are float32."""
         return get_state(state, self.specs, self.shards, self.kernels, version)
 
     def plain(self, state: State) -> State:
-        """As XLA's kernels hold it, which checkpoints do: a copy where this embedding's do not."""
+        """As XLA's kernels hold it, in float32, which checkpoints do: a copy where this embedding's
+        do not."""
         return state if self._plain else _programs(self.functions)[2](state, self._local_rows)
 
     def stored(self, state: State) -> State:
@@ -122,7 +132,7 @@ class Embedding:
 
     @property
     def _plain(self) -> bool:
-        return all(kernels.name == "xla" for kernels in self.kernels.values())
+        return all(map(plain, self.kernels.values()))
 
     @property
     def _local_rows(self) -> tuple[int, ...]:
@@ -241,6 +251,28 @@ def _programs(functions: Functions) -> tuple[Callable[..., Any], ...]:
         jax.jit(functions.plain, static_argnums=1),
         jax.jit(functions.stored),
     )
+
+
+def _bfloat16(dtypes: Mapping[str, Any], tables: Collection[str]) -> set[str]:
+    """The tables that shall be held so."""
+    unknown = sorted(set(dtypes) - set(tables))
+    if unknown:
+        raise ValueError(f"table_dtypes names the tables {unknown}; there are {sorted(tables)}")
+    names = {name: _dtype_name(dtype) for name, dtype in dtypes.items()}
+    for name, dtype in names.items():
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"table_dtypes: table {name!r} has {dtypes[name]!r}; it must be 'float32' or "
+                "'bfloat16'"
+            )
+    return {name for name, dtype in names.items() if dtype == "bfloat16"}
+
+
+def _dtype_name(dtype: Any) -> str | None:
+    try:
+        return None if dtype is None else jnp.dtype(dtype).name
+    except TypeError:
+        return None
 
 
 def _parts(name: str, outputs: Sequence[Output], shards: int) -> list[Ranges]:

@@ -47,10 +47,10 @@ class Table:
     kernels: Kernels
 
     @staticmethod
-    def of(spec: TableSpec, kernels: str, shards: Shards) -> "Table":
+    def of(spec: TableSpec, kernels: str, shards: Shards, bfloat16: bool) -> "Table":
         assert spec.optimizer is not None
         rule = Rule.of(spec.optimizer, tuple(coefficients(spec.optimizer, 1.0)))
-        on = shards.platform, spec.dim, spec.optimizer, shards.kind
+        on = shards.platform, spec.dim, spec.optimizer, shards.kind, bfloat16
         return Table(spec.dim, rule, spec.quantization, choose(kernels, *on))
 
     @property
@@ -160,6 +160,12 @@ class Functions:
         for name, table in self.tables:
             plan_of, weights = plan.tables[name], jax.tree.leaves(state.weights[name])[0]
             asked, devices = plan_of.shard_rows, len(plan_of.local_rows)
+            if (weights.dtype != jnp.float32) != table.kernels.bfloat16:
+                raise ValueError(
+                    f"{call}: table {name!r} of the state is held as {weights.dtype}, but its "
+                    f"table_dtypes say {'bfloat16' if table.kernels.bfloat16 else 'float32'}; use "
+                    "the state and plans of one Embedding"
+                )
             has = len(weights) // self.shards.size
             if (table.kernels.length(asked), devices) != (has, self.shards.size):
                 raise ValueError(

@@ -13,7 +13,7 @@ from embsim.state import TableSpec
 
 from ._mesh import Shards
 from .kernels import Kernels
-from .kernels.base import Stored
+from .kernels.base import Stored, plain
 from .placement import Placement
 
 
@@ -53,7 +53,7 @@ def _by_shard(
     kernels: Kernels, function: Callable[..., Stored], arrays: Stored, shards: int
 ) -> Stored:
     """kernels.split or join on the host arrays of all shards, one after the other."""
-    if kernels.name == "xla":
+    if plain(kernels):
         return arrays  # as they are
     leaves, structure = jax.tree.flatten(arrays)
     parts = zip(*(np.split(leaf, shards) for leaf in leaves), strict=True)

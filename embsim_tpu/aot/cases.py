@@ -1,7 +1,7 @@
 """What the report counts: lookups and updates of one table of a million rows on one device.
 
-Names are what-dim-whose: `lookup-128-xla`. A bag has 16 ids on average; a row is one id of a
-lookup, and one row that an update changes.
+Names are what-dim-whose: `lookup-128-xla`; of a table in bfloat16 `half-lookup-128-pallas`. A bag
+has 16 ids on average; a row is one id of a lookup, and one row that an update changes.
 
 To add a kernel, append a Case to CASES; its `kernel` says how many rows a turn of each of its
 innermost loops handles, in the order in which they stand in the code:
@@ -24,11 +24,12 @@ from embsim.optimizers import Adagrad
 
 from .._chunks import Chunks, Sizes
 from ..kernels import Formula, Kernels, choose
+from ..placement import Placement
 from ..plan import LookupPlan
 from . import shapes_of
 from .cost import Case, Kernel, Program
 
-TABLE = 1_000_000  # rows
+TABLE = Placement(1_000_000, 1).local_rows  # with the padding that every table has
 BAG = 16  # ids in each, on average
 ADAGRAD = Adagrad(0.1)
 LIBRARY = "jax-tpu-embedding"
@@ -68,9 +69,10 @@ def take_and_sum(dim: int, rows: int, mesh: Mesh) -> Program:
 # --- kernels by their names, as `choose` has them
 
 
-def lookup(kernels: str, dim: int, rows: int, mesh: Mesh) -> Program:
+def lookup(kernels: str, dim: int, rows: int, mesh: Mesh, half: bool = False) -> Program:
     """Kernels.sum_bags."""
-    samples, chosen, unused = rows // BAG, choose(kernels, "tpu", dim, ADAGRAD), cast(Any, None)
+    chosen = choose(kernels, "tpu", dim, ADAGRAD, bfloat16=half)
+    samples, unused = rows // BAG, cast(Any, None)
     sizes = chosen.sizes(samples, rows)
     weights, _ = _stored(chosen, dim, mesh)
 
@@ -99,9 +101,10 @@ def gather(kernels: str, dim: int, rows: int, mesh: Mesh) -> Program:
     return Program(chosen.read, (weights, *shapes(mesh, ((rows,), I))))
 
 
-def adagrad(kernels: str, dim: int, rows: int, mesh: Mesh) -> Program:
+def adagrad(kernels: str, dim: int, rows: int, mesh: Mesh, half: bool = False) -> Program:
     """Kernels.update_rows."""
-    chosen, names = choose(kernels, "tpu", dim, ADAGRAD), tuple(ADAGRAD.coefficients(0.1))
+    chosen = choose(kernels, "tpu", dim, ADAGRAD, bfloat16=half)
+    names = tuple(ADAGRAD.coefficients(0.1))
 
     def run(weights: Any, slots: Any, at: Any, gradients: Any, numbers: Any) -> Any:
         formula = Formula(ADAGRAD, names, numbers)
@@ -210,14 +213,15 @@ def _case(
 ) -> Case:
     """`build` is given dim, rows and mesh."""
     needs = "jax_tpu_embedding" if kind == LIBRARY else None
-    name, large = f"{what}-{dim}-{kind}", 4 * dim * TABLE
+    name, large = f"{what}-{dim}-{kind}", (2 if what.startswith("half") else 4) * dim * TABLE
     return Case(name, kind, partial(build, dim), large, reads, kernel=kernel, needs=needs)
 
 
 LOOKUP = Kernel("embsim_lookup", (32, 0, 0, 32, 0), 256)
 GATHER = Kernel("embsim_gather", (32,), 256)
-UPDATE = Kernel("embsim_update", (0, 32, 0, 0, 32, 32, 0, 0, 0, 0), 128)
+UPDATE = Kernel("embsim_update", (0, 32, 0, 0, 64, 32, 0, 0, 0, 0), 128)
 DIMS = (32, 128, 256)
+HALF_LOOKUP, HALF_ADAGRAD = (partial(each, "pallas", half=True) for each in (lookup, adagrad))
 PALLAS = [
     *(
         _case("lookup", dim, "pallas", partial(lookup, "pallas"), kernel=kernel)
@@ -229,6 +233,10 @@ PALLAS = [
         for dim, kernel in ((32, UPDATE), (128, UPDATE), (256, replace(UPDATE, chunk=64)))
     ),
     _case("adagrad", 128, "pallas-exact", partial(adagrad, "pallas-exact"), kernel=UPDATE),
+    _case("half-lookup", 128, "pallas", HALF_LOOKUP, kernel=LOOKUP),
+    _case("half-lookup", 256, "pallas", HALF_LOOKUP, kernel=replace(LOOKUP, chunk=128)),
+    _case("half-adagrad", 128, "pallas", HALF_ADAGRAD, kernel=replace(UPDATE, chunk=64)),
+    _case("half-adagrad", 256, "pallas", HALF_ADAGRAD, kernel=replace(UPDATE, chunk=64)),
 ]
 CASES = [
     _case("take", 128, "xla", take),

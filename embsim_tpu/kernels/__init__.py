@@ -2,11 +2,13 @@
 
 from jax.experimental.pallas import tpu as pltpu
 
+from embsim.errors import BackendError
 from embsim.optimizers import Optimizer
 
 from ..ops import Ops
 from .base import Formula, Kernels
-from .tensorcore import Launch, TensorCore
+from .launch import Launch
+from .tensorcore import TensorCore
 from .xla import Xla
 
 __all__ = ["NAMES", "Formula", "Kernels", "choose"]
@@ -27,28 +29,41 @@ RAN: frozenset[str] = frozenset()
 
 
 def choose(
-    name: str, platform: str, dim: int = 1, optimizer: Optimizer | None = None, kind: str = ""
+    name: str,
+    platform: str,
+    dim: int = 1,
+    optimizer: Optimizer | None = None,
+    kind: str = "",
+    bfloat16: bool = False,
 ) -> Kernels:
-    """The kernels of that name for a table on "cpu", "gpu" or "tpu", of that device_kind.
+    """The kernels of that name for a table on "cpu", "gpu" or "tpu", of that device_kind; held as
+    bfloat16, if so.
 
     Raises:
       ValueError: another name; kernels that the platform does not have.
-      BackendError: an optimizer that the kernels cannot compute.
+      BackendError: an optimizer that the kernels cannot compute; bfloat16 that they do not hold.
     """
     if name not in NAMES:
         raise ValueError(f"kernels is {name!r}; it must be one of {NAMES}")
     if name == "auto":
-        name = "pallas" if kind in RAN and dim in FEWER_BUNDLES.get(kind, ()) else "xla"
+        fewer = not bfloat16 and dim in FEWER_BUNDLES.get(kind, ())
+        name = "pallas" if kind in RAN and fewer else "xla"
     if name == "xla":
-        return Xla(Ops(exact=platform == "cpu"))
+        return Xla(Ops(exact=platform == "cpu"), bfloat16)
     if platform == "gpu":
         raise ValueError(
             f"kernels is {name!r}, which are a TPU's; on GPU it must be 'auto' or 'xla'"
         )
     on_cpu = platform == "cpu"
     if name == "sparsecore":
+        if bfloat16:
+            raise BackendError(
+                "kernels is 'sparsecore', which hold no bfloat16 tables: SparseCores copy words of "
+                "32 bits; use 'auto', 'xla', 'pallas' or 'pallas-exact'"
+            )
         from .sparsecore_table import SparseCore  # JAX has moved what it needs, and may again
 
         return SparseCore.of(dim, optimizer, interpret=pltpu.InterpretParams() if on_cpu else None)
     launch = Launch(interpret=True, unroll=2) if on_cpu else Launch()
-    return TensorCore.of(dim, optimizer, exact=name == "pallas-exact", launch=launch)
+    exact = name == "pallas-exact"
+    return TensorCore.of(dim, optimizer, exact=exact, launch=launch, bfloat16=bfloat16)

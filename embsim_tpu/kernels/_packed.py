@@ -1,11 +1,14 @@
 """Rows that share a record: brought together for an update, taken apart after a read."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.pallas import tpu as pltpu
 
+from .bfloat16 import HALF, UPPER, as_type
 from .records import LANES, Records
 
 
@@ -76,3 +79,26 @@ def part_of(found: jax.Array, part: jax.Array, records: Records) -> jax.Array:
         found = jnp.where(upper, found[:, middle:], found[:, :middle])
         half //= 2
     return found[:, : records.dim]
+
+
+def shift_of(ids: jax.Array, records: Records) -> jax.Array:
+    """Where a packed row lies, for row_of: by how many lanes it must be rolled to begin at the
+    first; of bfloat16 plus 128 times the bits by which its half of each word must be shifted."""
+    part = lax.bitwise_and(ids, jnp.int32(records.pack - 1))
+    lanes = lax.bitwise_and(-part * records.width, jnp.int32(LANES - 1))
+    if not records.half:
+        return lanes
+    return lanes + jnp.where(part < records.pack // 2, LANES * HALF, 0)
+
+
+def row_of(held: Any, shift: Any, records: Records) -> list[Any]:
+    """In a kernel, the row as float32 out of its record's lines of weights; of bfloat16 that are
+    not packed its first lines, and the others."""
+    if not records.half:
+        return [held if shift is None else pltpu.roll(held, shift, 1)]
+    if shift is None:
+        return [as_type(held << HALF, jnp.float32), as_type(held & UPPER, jnp.float32)]
+    if records.width < LANES:
+        held = pltpu.roll(held, shift & (LANES - 1), 1)
+    bits = lax.shift_left(held, jnp.broadcast_to(lax.shift_right_logical(shift, 7), held.shape))
+    return [as_type(bits & UPPER, jnp.float32)]

@@ -49,6 +49,11 @@ class Kernels(Protocol):
 
     name: ClassVar[str]
 
+    @property
+    def bfloat16(self) -> bool:
+        """Whether weights are held so; all that comes and goes is float32."""
+        ...
+
     def sizes(self, samples: int, positions: int) -> Sizes | None:
         """Of the chunks that plans must have; None: no chunks."""
         ...
@@ -127,3 +132,8 @@ class Kernels(Protocol):
         """Of all shards' arrays, one after the other: [len(rows), dim] of w and each slot, by the
         position shard * shard_rows + row; no number is computed with."""
         ...
+
+
+def plain(kernels: Kernels) -> bool:
+    """Whether arrays lie as split is given them."""
+    return kernels.name == "xla" and not kernels.bfloat16

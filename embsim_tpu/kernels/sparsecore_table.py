@@ -40,6 +40,10 @@ class SparseCore:
     interpret: Any = None
     name: ClassVar[str] = "sparsecore"
 
+    @property
+    def bfloat16(self) -> bool:
+        return False
+
     @staticmethod
     def of(dim: int, optimizer: Optimizer | None, *, interpret: Any) -> "SparseCore":
         if optimizer is None:
@@ -68,7 +72,7 @@ class SparseCore:
 
     def join(self, weights: Any, slots: Slots, shard_rows: int, xp: Any) -> Stored:
         record = weights.reshape(len(weights), -1, LANES)
-        table, *beside = self.records.parts(record, shard_rows)
+        table, *beside = self.records.parts(record, shard_rows, xp)
         return table, dict(zip(self.beside, beside, strict=True))
 
     def read(self, weights: jax.Array, rows: jax.Array) -> jax.Array:

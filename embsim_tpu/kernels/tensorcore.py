@@ -1,4 +1,4 @@
-"""Pallas kernels of a TPU's TensorCore, for float32 tables of any width.
+"""Pallas kernels of a TPU's TensorCore, for tables of any width.
 
 What is O(batch) beside them is plain XLA: where rows of one record meet, and rowwise slots.
 """
@@ -20,32 +20,13 @@ from ..plan import LookupPlan
 from . import xla
 from ._packed import Together, part_of, wide
 from .base import Formula, Slots, Stored
+from .bfloat16 import parted
 from .kernel_ops import IeeeOps, KernelOps
+from .launch import USUAL, Launch, power
 from .records import LANES, Pieces, Records
 from .tensorcore_lookup import Source, gather, lookup
-from .tensorcore_update import Task, update, update_every
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Args:
-    interpret: False compiles for a TPU; True, or pltpu.InterpretParams, runs anywhere.
-    lookup, update: rows of a chunk of one line, a power of two; of longer rows fewer.
-    samples: of a lookup's block, at most.
-    unroll: rows in one turn of an inner loop, a power of two.
-    block: rows that are computed at a time, a multiple of 8.
-    """
-
-    interpret: Any = False
-    lookup: int = 256
-    update: int = 128
-    samples: int = 2048
-    unroll: int = 32
-    block: int = 32
-
-    def rows(self, chunk: int, lines: int) -> int:
-        """Of a chunk of rows of so many lines: as much memory, but at least 8."""
-        return max(8, chunk // _power(lines))
+from .tensorcore_rule import Task
+from .tensorcore_update import update, update_every
 
 
 @dataclass(frozen=True)
@@ -56,23 +37,32 @@ class TensorCore:
       dim: of the table.
       beside: names of the slots in the records, in the order of the optimizer's.
       exact: roots and quotients are rounded as IEEE 754 has it; a TPU's own are not.
+      bfloat16: the weights are held so.
     """
 
     dim: int
     beside: tuple[str, ...] = ()
     exact: bool = False
-    launch: Launch = Launch()
+    launch: Launch = USUAL
+    bfloat16: bool = False
     name: ClassVar[str] = "pallas"
 
     @staticmethod
-    def of(dim: int, optimizer: Optimizer | None, *, exact: bool, launch: Launch) -> "TensorCore":
+    def of(
+        dim: int,
+        optimizer: Optimizer | None,
+        *,
+        exact: bool,
+        launch: Launch,
+        bfloat16: bool = False,
+    ) -> "TensorCore":
         slots = () if optimizer is None else optimizer.slots
         beside = tuple(slot.name for slot in slots if not slot.rowwise)
-        return TensorCore(dim, beside, exact, launch)
+        return TensorCore(dim, beside, exact, launch, bfloat16)
 
     @cached_property
     def records(self) -> Records:
-        return Records(self.dim, 1 + len(self.beside))
+        return Records(self.dim, 1 + len(self.beside), half=self.bfloat16)
 
     @cached_property
     def alone(self) -> Records:
@@ -85,10 +75,10 @@ class TensorCore:
 
     def sizes(self, samples: int, positions: int) -> Sizes:
         """Blocks of a few chunks each: one of these may be filled only in part."""
-        chunk = self.launch.rows(min(self.launch.lookup, _power(positions)), self.alone.lines)
-        most = max(8, self.launch.samples // _power(self.alone.lines))
+        chunk = self.launch.rows(min(self.launch.lookup, power(positions)), self.alone.lines)
+        most = max(8, self.launch.samples // power(self.alone.lines))
         enough = 4 * chunk * max(samples, 1) // max(positions, 1)
-        return Sizes(max(8, min(most, _power(samples), _power(enough))), chunk)
+        return Sizes(max(8, min(most, power(samples), power(enough))), chunk)
 
     def length(self, shard_rows: int) -> int:
         return self.records.count(shard_rows)
@@ -102,7 +92,10 @@ class TensorCore:
         return table, {**dict(zip(self.beside, beside, strict=True)), **slots}
 
     def read(self, weights: Pieces, rows: jax.Array) -> jax.Array:
-        records, source = self.records, Source.of(weights, self.records)
+        return self._read(weights, self.records, rows)
+
+    def _read(self, weights: Pieces, records: Records, rows: jax.Array) -> jax.Array:
+        source = Source.of(weights, records)
         inside = jnp.minimum(rows, len(weights[0]) * records.pack - 1)
         found = gather(
             source,
@@ -112,7 +105,8 @@ class TensorCore:
             unroll=self.launch.unroll,
             interpret=self.launch.interpret,
         )
-        return part_of(found, lax.rem(inside, jnp.int32(records.pack)), records)
+        lines = parted(found, jnp) if records.half else found
+        return part_of(lines, lax.rem(inside, jnp.int32(records.pack)), records)
 
     def sum_bags(
         self, weights: Pieces, plan: LookupPlan, quantization: QuantizationConfig | None
@@ -137,10 +131,7 @@ class TensorCore:
             return xla.quantized(x, quantization, KernelOps(records=self.alone))
 
         if plan.one_id_each:
-            beside = self.beside if records.streams > 1 else ()
-            rows = TensorCore(self.dim, beside, launch=self.launch).read(
-                pieces, plan.slot[: plan.samples]
-            )
+            rows = self._read(pieces, records, plan.slot[: plan.samples])
             return plan.gain[: plan.samples, None] * quantize(rows)
         found = self._sum(
             pieces,
@@ -191,8 +182,8 @@ class TensorCore:
         together = Together.of(rows, count, records)
         widened = jnp.pad(gradients, ((0, 0), (0, records.width - self.dim)))
         old = {name: xla.read(array, rows, ascending=True) for name, array in slots.items()}
-        lines, size = records.streams * records.lines, self.launch
-        chunk = min(size.rows(size.update, _power(lines) // 2), max(8, _power(len(rows))))
+        lines, size = sum(records.pieces), self.launch
+        chunk = min(size.rows(size.update, power(lines) // 2), max(8, power(len(rows))))
         task = self._task(formula, slots, chunk, masked=records.pack > 1)
         pieces, made = update(
             weights,
@@ -221,7 +212,7 @@ class TensorCore:
         local_rows: jax.Array,
     ) -> Stored:
         records, count = self.records, len(weights[0])
-        every, lanes = count * records.pack, records.lines * LANES
+        every, lanes = count * records.pack, records.all_lines * LANES
         together = Together.of(rows, jnp.sum(rows < local_rows[0], dtype=jnp.int32), records)
         spread = together.spread(jnp.pad(gradients, ((0, 0), (0, records.width - self.dim))))
         beyond = count + jnp.arange(len(rows))
@@ -229,10 +220,10 @@ class TensorCore:
         whole = jnp.zeros((count, lanes), jnp.float32)
         whole = whole.at[place].set(spread, mode="drop", unique_indices=True)
         given = [
-            wide(jnp.pad(a, ((0, every - len(a)), (0, 0))), records).reshape(count, LANES)
+            wide(jnp.pad(a, ((0, every - len(a)), (0, 0))), records).reshape(count, -1)
             for a in slots.values()
         ]
-        chunk = self.launch.rows(self.launch.lookup, records.streams * records.lines)
+        chunk = self.launch.rows(self.launch.lookup, sum(records.pieces))
         pieces, made = update_every(
             weights,
             whole,
@@ -285,14 +276,8 @@ class TensorCore:
         pack = jnp.int32(records.pack)
         shard = lax.div(rows, jnp.int32(shard_rows)) * records.count(shard_rows)
         found = [xla.bits_of(piece, shard + lax.div(local, pack)) for piece in weights]
-        record = jnp.concatenate(found, axis=1).reshape(len(rows), records.streams, -1)
-        streams = [
-            part_of(record[:, i], lax.rem(local, pack), records) for i in range(records.streams)
-        ]
+        lines = records.taken_apart(jnp.concatenate(found, axis=1), jnp)
+        part = lax.rem(local, pack)
+        streams = [part_of(each.reshape(len(rows), -1), part, records) for each in lines]
         others = {name: xla.bits_of(array, rows) for name, array in slots.items()}
         return streams[0], {**dict(zip(self.beside, streams[1:], strict=True)), **others}
-
-
-def _power(number: int) -> int:
-    """The next power of two, at least 1."""
-    return 1 << max(number - 1, 0).bit_length()

@@ -27,6 +27,7 @@ from ._chunked import (
     start_each,
     wait_all,
 )
+from ._packed import row_of, shift_of
 from .records import LANES, Pieces, Records
 
 Quantize = Callable[[Any], Any] | None
@@ -34,7 +35,7 @@ Quantize = Callable[[Any], Any] | None
 
 @dataclass(frozen=True)
 class Source:
-    """Where the first `lines` lines of a record lie: one or more arrays, one copy from each.
+    """Where a record's lines of weights lie: one or more arrays, one copy from each.
 
     Args:
       tables: [rows, n, 128].
@@ -49,7 +50,7 @@ class Source:
     @staticmethod
     def of(pieces: Pieces, records: Records) -> "Source":
         """Of the weights in records."""
-        lines, (first, *_) = records.lines, records.pieces
+        lines, (first, *_) = records.weights, records.pieces
         if first % lines == 0 and (lines % 8 == 0 or first <= 8):
             # The same bytes as rows of w's length: a copy need not be cut out of a record.
             return Source((pieces[0].reshape(-1, lines, LANES),), ((0, lines),), first // lines)
@@ -57,8 +58,8 @@ class Source:
         return Source(pieces[: len(runs)], tuple((at, n) for _, at, n in runs), 1)
 
     @property
-    def rows(self) -> int:
-        return self.tables[0].shape[0]
+    def dtype(self) -> Any:
+        return self.tables[0].dtype
 
     def copies(self, tables: Any, row: Any, buffer: Any, place: Any, semaphore: Any) -> list[Any]:
         """Of one row from the references `tables` to its place in a buffer."""
@@ -97,14 +98,16 @@ def lookup(
 
     Ids must lie in the table: nothing checks them here.
     """
-    shift = () if records.pack == 1 else (_shift(ids, records),)
+    shift = () if records.pack == 1 else (shift_of(ids, records),)
     rows = lax.div(ids, jnp.int32(records.pack)) * source.factor
     numbers = [in_chunks(array, sizes.chunk) for array in (rows, sample, gain, *shift)]
-    out = lines_shape(num_blocks * sizes.samples, records.lines)
+    lines = records.lines if records.pack > 1 or not records.half else 2 * records.weights
+    out = lines_shape(num_blocks * sizes.samples, lines)
+    buffers = pltpu.VMEM((2, *lines_shape(sizes.chunk, records.weights)), source.dtype)
     found = pl.pallas_call(
-        partial(_lookup, source=source, unroll=unroll, quantize=quantize, packed=bool(shift)),
+        partial(_lookup, source=source, unroll=unroll, quantize=quantize, records=records),
         out_shape=jax.ShapeDtypeStruct(out, jnp.float32),
-        grid_spec=_grid(len(counts), len(numbers), len(source.tables), sizes, out[1:]),
+        grid_spec=_grid(len(counts), len(numbers), len(source.tables), sizes, out[1:], buffers),
         compiler_params=UNCHECKED,
         interpret=interpret,
         name="embsim_lookup",
@@ -112,7 +115,9 @@ def lookup(
     return found.reshape(len(found), -1)[:, : records.width]
 
 
-def _grid(chunks: int, numbers: int, tables: int, sizes: Sizes, row: tuple[int, ...]) -> Any:
+def _grid(
+    chunks: int, numbers: int, tables: int, sizes: Sizes, row: tuple[int, ...], buffers: Any
+) -> Any:
     """`numbers`: the rows that are to come, and what goes with those that came before."""
 
     def sums(c: Any, _: Any, block: Any) -> tuple[Any, ...]:
@@ -128,17 +133,8 @@ def _grid(chunks: int, numbers: int, tables: int, sizes: Sizes, row: tuple[int, 
             *[ANYWHERE] * tables,
         ],
         out_specs=pl.BlockSpec((sizes.samples, *row), sums),
-        scratch_shapes=[
-            pltpu.VMEM((2, sizes.chunk, *row), jnp.float32),
-            pltpu.SemaphoreType.DMA((2,)),
-        ],
+        scratch_shapes=[buffers, pltpu.SemaphoreType.DMA((2,))],
     )
-
-
-def _shift(ids: jax.Array, records: Records) -> jax.Array:
-    """By how many lanes a packed row must be rolled to begin at the first."""
-    part = lax.bitwise_and(ids, jnp.int32(records.pack - 1))
-    return lax.bitwise_and(-part * records.width, jnp.int32(LANES - 1))
 
 
 def _lookup(
@@ -151,9 +147,10 @@ def _lookup(
     source: Source,
     unroll: int,
     quantize: Quantize,
-    packed: bool,
+    records: Records,
 ) -> None:
     """Step c starts the copies of chunk c and sums chunk c - 1."""
+    packed = records.pack > 1
     shift = rest[0] if packed else None
     *tables, out, buffers, semaphores = rest[1:] if packed else rest
     c = pl.program_id(0)
@@ -177,40 +174,41 @@ def _lookup(
         def _() -> None:
             out[...] = jnp.zeros_like(out)
 
-        wait_all(counts[last], [buffers.at[slot]], semaphores.at[slot])
-        _sum(counts[last], sample, gain, shift, buffers.at[slot], out, unroll, quantize)
+        buffer = buffers.at[slot]
+        wait_all(counts[last], [buffer], semaphores.at[slot])
+
+        def row(i: Any) -> list[Any]:
+            held = buffer[pl.ds(i, 1) if len(buffer.shape) == 2 else i]
+            parts = row_of(held, None if shift is None else shift[0, 0, i], records)
+            return parts if quantize is None else [quantize(part) for part in parts]
+
+        _sum(counts[last], sample, gain, row, out, unroll, 1 if packed else 1 + records.half)
 
 
 def _sum(
-    count: Any,
-    sample: Any,
-    gain: Any,
-    shift: Any,
-    buffer: Any,
-    out: Any,
-    unroll: int,
-    quantize: Quantize,
+    count: Any, sample: Any, gain: Any, row: Callable[[Any], Any], out: Any, unroll: int, parts: int
 ) -> None:
     """A sum stays in registers and is stored after every addition, and loaded once a chunk."""
 
-    def at(i: Any) -> Any:
-        return pl.ds(i, 1) if len(buffer.shape) == 2 else i
+    def places(s: Any) -> list[Any]:
+        if parts == 1:
+            return [pl.ds(s, 1) if len(out.shape) == 2 else s]
+        lines = out.shape[1] // parts
+        return [(s, pl.ds(part * lines, lines)) for part in range(parts)]
 
     def add(i: Any, carry: Any) -> Any:
-        before, acc = carry
-        s, row = sample[0, 0, i], buffer[at(i)]
-        if shift is not None:
-            row = pltpu.roll(row, shift[0, 0, i], 1)
-        if quantize is not None:
-            row = quantize(row)
-        acc = jnp.where(s == before, acc, jnp.zeros_like(acc)) + gain[0, 0, i] * row
-        out[at(s)] = acc
-        return s, acc
+        before, sums = carry
+        s, made = sample[0, 0, i], []
+        for acc, part, place in zip(sums, row(i), places(s), strict=True):
+            acc = jnp.where(s == before, acc, jnp.zeros_like(acc)) + gain[0, 0, i] * part
+            out[place] = acc
+            made.append(acc)
+        return s, made
 
     @pl.when(count > 0)
     def _() -> None:
         first = sample[0, 0, 0]
-        each(count, unroll, add, (first, out[at(first)]))
+        each(count, unroll, add, (first, [out[place] for place in places(first)]))
 
 
 def gather(
@@ -222,15 +220,15 @@ def gather(
     unroll: int = 32,
     interpret: Any = False,
 ) -> jax.Array:
-    """Whole lines of each id's record: [ids, lines * 128]; packed rows are not separated.
+    """Whole lines of weights of each id's record: [ids, weights * 128], as they are held.
 
     Ids must lie in the table: nothing checks them here.
     """
     rows = padded(lax.div(ids, jnp.int32(records.pack)) * source.factor, chunk)
-    chunks, shape = len(rows) // chunk, lines_shape(len(rows), records.lines)
+    chunks, shape = len(rows) // chunk, lines_shape(len(rows), records.weights)
     found = pl.pallas_call(
         partial(_gather, source=source, chunks=chunks, unroll=unroll),
-        out_shape=jax.ShapeDtypeStruct(shape, jnp.float32),
+        out_shape=jax.ShapeDtypeStruct(shape, source.dtype),
         grid=(chunks + 1,),
         in_specs=[
             scalars(chunk, lambda c: jnp.minimum(c, chunks - 1)),
@@ -238,7 +236,7 @@ def gather(
         ],
         out_specs=ANYWHERE,
         scratch_shapes=[
-            pltpu.VMEM((2, chunk, *shape[1:]), jnp.float32),
+            pltpu.VMEM((2, chunk, *shape[1:]), source.dtype),
             pltpu.SemaphoreType.DMA((2,)),
             pltpu.SemaphoreType.DMA((2,)),
         ],

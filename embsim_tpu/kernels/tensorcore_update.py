@@ -5,8 +5,7 @@ grid starts the reads of chunk c, and changes and sends back chunk c - 1; a thir
 still being written from.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,47 +17,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ._chunked import ANYWHERE, UNCHECKED, in_chunks, padded, scalars, start_each, wait_all
-from .records import LANES, Pieces, Records
+from .records import LANES, Pieces
+from .tensorcore_rule import Task, change, row_numbers
 
 BUFFERS = 3
-
-# (w, g, slots, coefficients) -> (w, slots): rows [n, width], rowwise slots [n, 1] or [n, width]
-Row = Callable[[Any, Any, Sequence[Any], Any], tuple[Any, Sequence[Any]]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What an update is made of, apart from its arrays.
-
-    Args:
-      row: gets slots in the order (the records', then rowwise ones) and coefficients by index.
-      rowwise: how many rowwise slots there are.
-      chunk: rows of a chunk.
-      unroll: rows in one turn of an inner loop, a power of two.
-      block: rows that are computed at a time, a multiple of 8 that divides `chunk`.
-    """
-
-    records: Records
-    row: Row
-    rowwise: int
-    masked: bool
-    chunk: int
-    unroll: int = 32
-    block: int = 32
-
-    @property
-    def streamed(self) -> int:
-        """Arrays that come and go in the order of the rows: gradients, mask, rowwise slots."""
-        return 1 + self.masked + self.rowwise
-
-    def parts(self, references: Sequence[Any]) -> tuple[Sequence[Any], ...]:
-        """Of the kernel's: streamed, pieces, rowwise results, buffers, semaphores."""
-        n = len(self.records.pieces)
-        ends = np.cumsum([self.streamed, n, n, self.rowwise, n]).tolist()
-        given, _, pieces, results, buffers, semaphores = (
-            references[lo:hi] for lo, hi in zip([0, *ends], [*ends, len(references)], strict=True)
-        )
-        return given, pieces, results, buffers, semaphores
 
 
 def update(
@@ -79,9 +41,9 @@ def update(
       pieces: what `records.split` made; taken over.
       rows: int32 [n], distinct records.
       count: int32 []. The records beyond it are never looked at.
-      gradients: [n, lines * 128].
-      rowwise: values of rowwise slots, [n, 128] each, the same in all lanes of a row.
-      mask: [n, lines * 128], not 0 where a number may change; None: everywhere.
+      gradients: [n, all_lines * 128].
+      rowwise: values of rowwise slots, [n, groups * 128] each, the same in all lanes of a row.
+      mask: [n, all_lines * 128], not 0 where a number may change; None: everywhere.
       coefficients: [c].
 
     Returns pieces, and the new values of `rowwise`.
@@ -95,9 +57,9 @@ def update(
         partial(_update, task=task),
         out_shape=[
             *(jax.ShapeDtypeStruct(each.shape, each.dtype) for each in pieces),
-            *(jax.ShapeDtypeStruct((numbers.size, LANES), jnp.float32) for _ in rowwise),
+            *(jax.ShapeDtypeStruct((numbers.size, each.shape[1]), jnp.float32) for each in rowwise),
         ],
-        grid_spec=_grid(task, len(numbers), streamed),
+        grid_spec=_grid(task, len(numbers), streamed, pieces[0].dtype),
         input_output_aliases={4 + len(streamed) + i: i for i in range(len(pieces))},
         compiler_params=UNCHECKED,
         interpret=interpret,
@@ -106,11 +68,11 @@ def update(
     return tuple(made[: len(pieces)]), tuple(made[len(pieces) :])
 
 
-def _grid(task: Task, chunks: int, streamed: Sequence[jax.Array]) -> Any:
+def _grid(task: Task, chunks: int, streamed: Sequence[jax.Array], dtype: Any) -> Any:
     def before(c: Any, _: Any) -> tuple[Any, int]:
         return jnp.maximum(c - 1, 0), 0
 
-    chunk, lines = task.chunk, task.records.pieces
+    chunk, lines, rowwise = task.chunk, task.records.pieces, task.records.groups * LANES
     return pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=1,
         grid=(chunks + 1,),
@@ -123,10 +85,10 @@ def _grid(task: Task, chunks: int, streamed: Sequence[jax.Array]) -> Any:
         ],
         out_specs=[
             *[ANYWHERE] * len(lines),
-            *(pl.BlockSpec((chunk, LANES), before) for _ in range(task.rowwise)),
+            *(pl.BlockSpec((chunk, rowwise), before) for _ in range(task.rowwise)),
         ],
         scratch_shapes=[
-            *(pltpu.VMEM((BUFFERS, chunk, n, LANES), jnp.float32) for n in lines),
+            *(pltpu.VMEM((BUFFERS, chunk, n, LANES), dtype) for n in lines),
             pltpu.SemaphoreType.DMA((BUFFERS,)),
             pltpu.SemaphoreType.DMA((BUFFERS,)),
         ],
@@ -166,8 +128,9 @@ def _update(
         def some(i: Any, carry: Any) -> Any:
             place = pl.ds(pl.multiple_of(i * task.block, task.block), task.block)
             streams = streamed[0], *streamed[1 + task.masked :]
-            keep = streamed[1][place, :] == 0 if task.masked else None
-            _change(place, held, streams, results, coefficients, keep, task)
+            lines = range(task.records.all_lines if task.masked else 0)
+            keep = [streamed[1][place, pl.ds(LANES * i, LANES)] == 0 for i in lines]
+            change(place, held, streams, results, coefficients, keep, task)
             return carry
 
         lax.fori_loop(0, pl.cdiv(rows_of(c - 1), task.block), some, 0)
@@ -206,44 +169,6 @@ def _start(
     start_each(count, unroll, copies)
 
 
-def _change(
-    place: Any,
-    held: Sequence[Any],
-    streamed: Sequence[Any],
-    results: Sequence[Any],
-    coefficients: Any,
-    keep: Any,
-    task: Task,
-) -> None:
-    """The rule on the rows `place` of a chunk; `streamed` are gradients and rowwise slots. What is
-    in `keep` stays."""
-    records = task.records
-
-    def stream(i: int) -> Any:
-        lines = range(i * records.lines, (i + 1) * records.lines)
-        places = [records.place(line) for line in lines]
-        return _joined([held[piece][place, line, :] for piece, line in places])
-
-    old = [stream(i) for i in range(records.streams)]
-    wide = records.pack > 1
-    gradient = streamed[0][place, :]
-    others = [each[place, :] if wide else each[place, 0:1] for each in streamed[1:]]
-    new, slots = task.row(old[0], gradient, [*old[1:], *others], coefficients)
-    changed, rowwise = [new, *slots[: records.streams - 1]], slots[records.streams - 1 :]
-    if keep is not None:
-        changed = [jnp.where(keep, was, now) for was, now in zip(old, changed, strict=True)]
-    for i, values in enumerate(changed):
-        for j in range(records.lines):
-            piece, line = records.place(i * records.lines + j)
-            held[piece][place, line, :] = values[:, j * LANES : (j + 1) * LANES]
-    for output, values in zip(results, rowwise, strict=True):
-        output[place, :] = jnp.broadcast_to(values, (len(gradient), LANES))
-
-
-def _joined(lines: Sequence[Any]) -> Any:
-    return lines[0] if len(lines) == 1 else jnp.concatenate(lines, axis=1)
-
-
 def update_every(
     pieces: Pieces,
     gradients: jax.Array,
@@ -264,8 +189,8 @@ def update_every(
         )
         for before, after in zip(old, new, strict=True):
             after[...] = before[...]
-        keep = _row_numbers(task, given[0].shape) >= rows[0]
-        _change(pl.ds(0, task.chunk), new, given, results, coefficients, keep, task)
+        keep = [numbers >= rows[0] for numbers in row_numbers(task)]
+        change(pl.ds(0, task.chunk), new, given, results, coefficients, keep, task)
 
     def part(array: jax.Array) -> pl.BlockSpec:
         return pl.BlockSpec((task.chunk, *array.shape[1:]), lambda i: (i, *(0,) * (array.ndim - 1)))
@@ -283,13 +208,3 @@ def update_every(
         name="embsim_update_every",
     )(rows, coefficients, *streamed, *pieces)
     return tuple(made[:n]), tuple(made[n:])
-
-
-def _row_numbers(task: Task, shape: tuple[int, ...]) -> Any:
-    """Of every number of a chunk, the row of the table that it is of."""
-    record = lax.broadcasted_iota(jnp.int32, shape, 0) + pl.program_id(0) * task.chunk
-    if task.records.pack == 1:
-        return record
-    bits = jnp.int32(task.records.width.bit_length() - 1)
-    part = lax.shift_right_logical(lax.broadcasted_iota(jnp.int32, shape, 1), bits)
-    return record * task.records.pack + part

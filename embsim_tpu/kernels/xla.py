@@ -17,13 +17,15 @@ from embsim.lookup import quantization_constants
 from ..ops import Ops
 from ..plan import LookupPlan
 from .base import Formula, Slots, Stored
+from .bfloat16 import rounded, widened
 
 
 @dataclass(frozen=True)
 class Xla:
-    """See base.Kernels. Rows lie as [rows, dim] arrays."""
+    """See base.Kernels. Rows lie as [rows, dim] arrays; of w in uint16 if it is `bfloat16`."""
 
     ops: Ops
+    bfloat16: bool = False
     name: ClassVar[str] = "xla"
 
     def sizes(self, samples: int, positions: int) -> None:
@@ -33,19 +35,19 @@ class Xla:
         return shard_rows
 
     def split(self, table: Any, slots: Slots, xp: Any) -> Stored:
-        return table, slots
+        return rounded(table, xp) if self.bfloat16 else table, slots
 
     def join(self, weights: Any, slots: Slots, shard_rows: int, xp: Any) -> Stored:
-        return weights, slots
+        return widened(weights, xp), slots
 
     def read(self, weights: Any, rows: jax.Array) -> jax.Array:
-        return read(weights, rows)
+        return widened(read(weights, rows))
 
     def sum_bags(
         self, weights: Any, plan: LookupPlan, quantization: QuantizationConfig | None
     ) -> jax.Array:
         positions = slice(plan.samples if plan.one_id_each else None)
-        rows = read(weights, plan.slot[positions])
+        rows = self.read(weights, plan.slot[positions])
         if quantization is not None:
             rows = quantized(rows, quantization, self.ops)
         scaled = plan.gain[positions, None] * rows
@@ -73,11 +75,11 @@ class Xla:
         shard_rows: int,
     ) -> Stored:
         old = jax.tree.map(lambda array: read(array, rows, ascending=True), (weights, dict(slots)))
-        new = formula.row(self.ops)(old[0], gradients, old[1])
+        new = formula.row(self.ops)(widened(old[0]), gradients, old[1])
         return jax.tree.map(
             lambda array, values: write(array, rows, values, ascending=True),
             (weights, dict(slots)),
-            new,
+            self._stored(new),
         )
 
     def update_all(
@@ -89,12 +91,17 @@ class Xla:
         formula: Formula,
         local_rows: jax.Array,
     ) -> Stored:
-        whole = write(jnp.zeros_like(weights), rows, gradients, ascending=True)
+        whole = write(jnp.zeros(weights.shape, jnp.float32), rows, gradients, ascending=True)
         real = jnp.arange(len(weights))[:, None] < local_rows[0]
-        new = formula.row(self.ops)(weights, whole, slots)
+        new = formula.row(self.ops)(widened(weights), whole, slots)
         return jax.tree.map(
-            lambda before, after: jnp.where(real, after, before), (weights, dict(slots)), new
+            lambda before, after: jnp.where(real, after, before),
+            (weights, dict(slots)),
+            self._stored(new),
         )
+
+    def _stored(self, new: Stored) -> Stored:
+        return (rounded(new[0]), new[1]) if self.bfloat16 else new
 
     def take(self, weights: Any, slots: Slots, rows: jax.Array, shard_rows: int) -> Any:
         return jax.tree.map(lambda array: read(array, rows), (weights, dict(slots)))
@@ -112,8 +119,10 @@ class Xla:
 
 def bits_of(array: jax.Array, rows: jax.Array) -> jax.Array:
     """array[rows]; a float could be flushed on its way."""
+    if array.dtype == jnp.uint16:
+        return widened(array[rows])
     found = lax.bitcast_convert_type(array, jnp.int32)[rows]
-    return lax.bitcast_convert_type(found, jnp.float32)
+    return lax.bitcast_convert_type(found, array.dtype)
 
 
 def read(array: jax.Array, rows: jax.Array, *, ascending: bool = False) -> jax.Array:

@@ -23,6 +23,9 @@ TESTED_ELSEWHERE = {
     "embsim_tpu/kernels/__init__.py": "in tests/embsim_tpu/test_kernels.py",
     "embsim_tpu/kernels/_chunked.py": "in every kernel, in test_tensorcore.py and test_races.py",
     "embsim_tpu/kernels/base.py": "a protocol; what has its form, in test_kernels.py and kernels/",
+    "embsim_tpu/kernels/bfloat16.py": "in tests/embsim_tpu/test_bfloat16.py",
+    "embsim_tpu/kernels/launch.py": "in test_tensorcore.py",
+    "embsim_tpu/kernels/tensorcore_rule.py": "in test_tensorcore.py and test_races.py",
     "embsim_tpu/kernels/tensorcore_lookup.py": "in test_tensorcore.py and test_races.py",
     "embsim_tpu/kernels/tensorcore_update.py": "in test_tensorcore.py and test_races.py",
     "embsim_tpu/kernels/xla.py": "in tests/embsim_tpu/test_kernels.py",
@@ -51,6 +54,7 @@ TESTED_ELSEWHERE = {
     "embsim_tpu/_pending.py": "by saving and restoring, in test_checkpoint.py",
     "embsim_tpu/_saved.py": "by saving and restoring, in test_checkpoint.py",
     "embsim_tpu/conformance.py": "the kit runs on it, in test_kit.py",
+    "embsim_tpu/hardware/": "in test_hardware.py",
     "embsim_tpu/kernels/": "in test_kernels.py",
     "embsim_tpu/train_state.py": "through train, in test_pipeline.py",
 }

@@ -24,11 +24,11 @@ def test_every_decision_names_tests_that_exist() -> None:
 
 
 # Decisions that no backend or engine can break, since they are about embsim's own inputs, names,
-# files and threads. Everything else has a check.
+# files and threads; and 11.1, an option of embsim_tpu alone. Everything else has a check.
 EMBSIM_ALONE = [
     *("7.7", "8.4", "10.2", "10.8", "10.9", "10.10", "10.12", "10.16", "10.17", "10.18", "10.19"),
     *("10.21", "10.22", "10.23", "10.24", "10.25", "10.26", "10.27", "10.28", "10.29", "10.30"),
-    *("10.32", "10.33", "10.34", "10.35"),
+    *("10.32", "10.33", "10.34", "10.35", "11.1"),
 ]
 
 

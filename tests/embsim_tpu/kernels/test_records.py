@@ -7,11 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from embsim_tpu.kernels.bfloat16 import rounded, widened
 from embsim_tpu.kernels.records import LANES, Records
 from tests.embsim_tpu.conftest import F
 
 DIMS = st.integers(1, 700) | st.sampled_from((1, 64, 65, 128))
 LAYOUTS = st.builds(Records, DIMS, st.integers(1, 9))
+HALF = st.builds(Records, DIMS, st.integers(1, 9), half=st.just(True))
 
 
 def arrays_of(records, rows):
@@ -156,3 +158,92 @@ def test_jax_splits_and_joins_as_numpy_does(dim, streams):
         assert np.asarray(a).tobytes() == b.tobytes()
     joined = jax.jit(lambda pieces: records.join(pieces, 9, jnp))(found)
     assert np.stack(joined).tobytes() == arrays.tobytes()
+
+
+# --- weights in bfloat16 ------------------------------------------------------------------------
+
+
+def half_arrays(records, rows):
+    """w of all kinds of bfloat16, and slots of any bits."""
+    w, *slots = arrays_of(records, rows)
+    numbers = np.arange(1, 1 + w.size, dtype=np.uint32).reshape(w.shape) % 0x7F80
+    return [widened(numbers.astype(np.uint16), np), *slots]
+
+
+@pytest.mark.parametrize(
+    "dim, streams, pack, lines, groups, weights, pieces",
+    [
+        (1, 1, 256, 1, 2, 1, (1,)),
+        (3, 2, 64, 1, 2, 1, (2, 1)),
+        (32, 3, 8, 1, 2, 1, (4, 1)),
+        (100, 2, 2, 1, 2, 1, (2, 1)),
+        (128, 1, 2, 1, 2, 1, (1,)),
+        (200, 1, 1, 2, 1, 1, (1,)),
+        (256, 2, 1, 2, 1, 1, (2, 1)),
+        (384, 1, 1, 3, 1, 2, (2,)),
+        (384, 3, 1, 3, 1, 2, (8,)),
+        (1024, 2, 1, 8, 1, 4, (8, 4)),
+    ],
+)
+def test_examples_of_bfloat16(dim, streams, pack, lines, groups, weights, pieces):
+    records = Records(dim, streams, half=True)
+    found = records.pack, records.lines, records.groups, records.weights, records.pieces
+    assert found == (pack, lines, groups, weights, pieces)
+    assert records.pack * records.width == records.all_lines * LANES
+
+
+@given(st.sampled_from((1, 2, 4, 8, 16, 32, 64, 128, 256, 512)), st.integers(1, 4))
+def test_weights_in_bfloat16_take_half_the_memory(dim, streams):
+    rows = 256 * 3
+    pieces, half = (
+        Records(dim, streams, half=given).split(np.zeros((streams, rows, dim), F), np)
+        for given in (False, True)
+    )
+    before, after = (sum(piece.nbytes for piece in each) for each in (pieces, half))
+    assert before - after == rows * dim * 2
+
+
+@given(HALF, st.integers(0, 300))
+@example(Records(32, 3, half=True), 0)
+@example(Records(1, 2, half=True), 256)
+@example(Records(384, 3, half=True), 5)
+def test_bfloat16_that_is_split_is_joined_again_to_the_bit(records, rows):
+    arrays = half_arrays(records, rows)
+    pieces = records.split(arrays, np)
+    assert [(p.shape, p.dtype) for p in pieces] == [
+        ((records.count(rows), n, LANES), np.int32) for n in records.pieces
+    ]
+    for found, wanted in zip(records.join(pieces, rows, np), arrays, strict=True):
+        assert found.shape == wanted.shape
+        assert found.tobytes() == wanted.tobytes()
+
+
+@given(HALF, st.integers(1, 300))
+def test_a_number_in_bfloat16_is_a_half_of_a_word_and_padding_is_0(records, rows):
+    """The lower halves are the first lines of the weights as float32 ones would lie."""
+    arrays = half_arrays(records, rows)
+    pieces = records.split(arrays, np)
+    flat = np.concatenate(pieces, axis=1).view(np.uint32)
+    for row in {0, rows // 2, rows - 1}:
+        record, part = divmod(row, records.pack)
+        for number in {0, records.dim // 2, records.dim - 1}:
+            line, lane = divmod(part * records.width + number, LANES)
+            upper, line = divmod(line, records.weights)
+            found = flat[record, line, lane] >> (16 if upper else 0) & 0xFFFF
+            assert found == rounded(arrays[0][row, number : number + 1], np)[0]
+    halves = flat[:, : records.weights, :]
+    used = np.count_nonzero(halves & 0xFFFF) + np.count_nonzero(halves >> 16)
+    assert used == np.count_nonzero(arrays[0])
+
+
+@pytest.mark.parametrize("dim, streams", [(3, 2), (100, 3), (128, 1), (256, 2), (384, 2)])
+def test_jax_splits_and_joins_bfloat16_as_numpy_does(dim, streams):
+    records = Records(dim, streams, half=True)
+    arrays = np.random.default_rng(0).normal(size=(streams, 9, dim)).astype(F)
+    wanted = records.split(list(arrays), np)
+    found = jax.jit(lambda arrays: records.split(list(arrays), jnp))(arrays)
+    for a, b in zip(found, wanted, strict=True):
+        assert np.asarray(a).tobytes() == b.tobytes()
+    joined = jax.jit(lambda pieces: records.join(pieces, 9, jnp))(found)
+    assert np.stack(joined).tobytes() == np.stack(records.join(wanted, 9, np)).tobytes()
+    assert np.asarray(joined[0]).tobytes() == widened(rounded(arrays[0], np), np).tobytes()

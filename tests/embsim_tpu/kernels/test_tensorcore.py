@@ -33,8 +33,10 @@ from embsim.optimizers.base import Slot
 from embsim_tpu._mesh import Shards
 from embsim_tpu.backend import BITWISE_FLAGS
 from embsim_tpu.kernels import Formula, choose
+from embsim_tpu.kernels.bfloat16 import rounded, widened
+from embsim_tpu.kernels.launch import Launch, power
 from embsim_tpu.kernels.records import Records
-from embsim_tpu.kernels.tensorcore import Launch, TensorCore, _power
+from embsim_tpu.kernels.tensorcore import TensorCore
 from embsim_tpu.plan import device_plan, even_parts
 from tests.embsim.programs import assert_same
 from tests.embsim_tpu.conftest import EXACT, Bucket, F, bags_of, capacities, numbers, plan_of
@@ -44,6 +46,7 @@ ROWS, SAMPLES = 37, 17
 # Several chunks and blocks of each kind, and remainders.
 LAUNCH = Launch(interpret=True, lookup=16, update=8, samples=8, unroll=2, block=8)
 XLA = choose("xla", "cpu")
+HALF_XLA = choose("xla", "cpu", bfloat16=True)
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Moved:
         return rule
 
 
-def tensorcore(dim, optimizer=None, exact=False, launch=LAUNCH):
-    return TensorCore.of(dim, optimizer, exact=exact, launch=launch)
+def tensorcore(dim, optimizer=None, exact=False, launch=LAUNCH, half=False):
+    return TensorCore.of(dim, optimizer, exact=exact, launch=launch, bfloat16=half)
 
 
 def plans_of(kernels, plan):
@@ -91,6 +94,11 @@ def any_bits(seed):
     return fill
 
 
+def held(half, table):
+    """Numbers that the table can have."""
+    return widened(rounded(table, np), np) if half else table
+
+
 def assert_bits(what, found, wanted):
     for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         leaf, other = np.asarray(leaf), np.asarray(other)
@@ -113,9 +121,24 @@ LOOKUPS = [
     (384, SGD(0.1), None),
     (384, Adagrad(0.1), None),
 ]
+HALF_LOOKUPS = [
+    (1, SGD(0.1), None),
+    (3, Adam(0.1), QUANTIZED),
+    (32, Adagrad(0.1), None),
+    (100, FTRL(0.1), None),
+    (128, Adagrad(0.1), QUANTIZED),
+    (128, SGD(0.1), None),
+    (200, SGD(0.1), QUANTIZED),
+    (256, Adagrad(0.1), None),
+    (384, Adagrad(0.1), None),
+    (384, SGD(0.1), None),
+]
+EITHER = [(*each, False) for each in LOOKUPS] + [(*each, True) for each in HALF_LOOKUPS]
 
 
 def label(value):
+    if isinstance(value, bool):
+        return "bfloat16" if value else "float32"
     if isinstance(value, QuantizationConfig | None):
         return "quantized" if value else "plain"
     return type(value).__name__ if hasattr(value, "slots") else f"dim {value}"
@@ -126,12 +149,12 @@ def looked_up(kernels, quantization):
     return jax.jit(lambda weights, plan: kernels.sum_bags(weights, plan, quantization))
 
 
-@pytest.mark.parametrize("dim, optimizer, quantization", LOOKUPS, ids=label)
+@pytest.mark.parametrize("dim, optimizer, quantization, half", EITHER, ids=label)
 @settings(max_examples=12)
 @given(st.data())
-def test_a_lookup_is_xla_s(dim, optimizer, quantization, data):
+def test_a_lookup_is_xla_s(dim, optimizer, quantization, half, data):
     """Of ragged bags, empty and long ones, one id in each, and none."""
-    bucket, kernels = Bucket(ROWS, dim, SAMPLES), tensorcore(dim, optimizer)
+    bucket, kernels = Bucket(ROWS, dim, SAMPLES), tensorcore(dim, optimizer, half=half)
     plan, plain = plans_of(kernels, plan_of(data.draw(bags_of(bucket, EXACT)), ROWS))
     table = data.draw(numbers((ROWS, dim), EXACT))
     slots = slots_of(optimizer, ROWS, dim, lambda shape: np.full(shape, 7, F))
@@ -177,11 +200,12 @@ def test_contributions_are_added_in_their_order():
         assert looked_up(kernels, None)(weights, plan)[0].tolist() == [wanted]
 
 
+@pytest.mark.parametrize("half", [False, True], ids=label)
 @pytest.mark.parametrize("dim, optimizer", [(3, Adam(0.1)), (384, Adagrad(0.1))], ids=label)
-def test_rows_are_read_whatever_they_are(dim, optimizer):
+def test_rows_are_read_whatever_they_are(dim, optimizer, half):
     """Rows beyond the table are read as any."""
-    kernels, fill = tensorcore(dim, optimizer), any_bits(dim)
-    table, slots = fill((ROWS, dim)), slots_of(optimizer, ROWS, dim, fill)
+    kernels, fill = tensorcore(dim, optimizer, half=half), any_bits(dim)
+    table, slots = held(half, fill((ROWS, dim))), slots_of(optimizer, ROWS, dim, fill)
     weights, _ = kernels.split(table, slots, np)
     rows = np.array([5, 0, 36, 36, 4000, 1, 2**30, 12, 35], np.int32)
     found = np.asarray(jax.jit(kernels.read)(weights, rows))
@@ -208,6 +232,10 @@ UPDATES = [
     (100, SGD(0.5)),
     (128, Moved()),
     (384, Moved()),
+]
+HALF_UPDATES = (1, 3, 32, 100, 128, 200, 256, 384)
+EITHER_UPDATES = [(*each, False) for each in UPDATES] + [
+    (dim, SGD(0.5) if dim in (1, 100, 256) else Moved(), True) for dim in HALF_UPDATES
 ]
 
 
@@ -247,19 +275,23 @@ def padded(rows):
 CHOSEN = st.sets(st.integers(0, ROWS - 1), max_size=UPDATED) | st.just({0, ROWS - 1})
 
 
-@pytest.mark.parametrize("dim, optimizer", UPDATES, ids=label)
+@pytest.mark.parametrize("dim, optimizer, half", EITHER_UPDATES, ids=label)
 @settings(max_examples=10)
 @given(CHOSEN, st.integers(0, 99))
-def test_an_update_changes_the_rows_that_are_named_and_no_other_bit(dim, optimizer, chosen, seed):
+def test_an_update_changes_the_rows_that_are_named_and_no_other_bit(
+    dim, optimizer, half, chosen, seed
+):
     """Also not of rows in the same records, nor of padding."""
-    kernels, fill, draw = tensorcore(dim, optimizer), any_bits(seed), np.random.default_rng(seed)
-    table, slots = fill((ROWS, dim)), slots_of(optimizer, ROWS, dim, fill)
+    kernels, fill = tensorcore(dim, optimizer, half=half), any_bits(seed)
+    table, slots = held(half, fill((ROWS, dim))), slots_of(optimizer, ROWS, dim, fill)
+    draw, most = np.random.default_rng(seed), 999 if half else 9  # of those some are rounded
     for array in (table, *slots.values()):
-        array[sorted(chosen)] = draw.integers(-9, 9, (len(chosen), array.shape[1]))
+        array[sorted(chosen)] = draw.integers(-most, most, (len(chosen), array.shape[1]))
     gradients = draw.integers(-9, 9, (UPDATED, dim)).astype(F)
     given = padded(chosen), gradients, ROWS
     weights, (found, found_slots) = update_by(kernels, optimizer, table, slots, *given)
-    _, (wanted, wanted_slots) = update_by(XLA, optimizer, table, slots, *given)
+    plain = HALF_XLA if half else XLA
+    _, (wanted, wanted_slots) = update_by(plain, optimizer, table, slots, *given)
     rest = np.setdiff1d(np.arange(ROWS), sorted(chosen))
     assert_bits("the table", found, wanted)
     assert_bits("rows that were not named", found[rest], table[rest])
@@ -271,13 +303,38 @@ def test_an_update_changes_the_rows_that_are_named_and_no_other_bit(dim, optimiz
     assert_bits("padding", weights, padding)
 
 
+@pytest.mark.parametrize("dim", [3, 128, 200])
+def test_the_other_half_of_a_word_keeps_any_bits(dim):
+    """Of not-a-numbers with their payload, which rounding would change."""
+    optimizer = Moved()
+    kernels, draw = tensorcore(dim, optimizer, half=True), np.random.default_rng(dim)
+    slots = slots_of(optimizer, ROWS, dim, lambda shape: np.zeros(shape, F))
+    stored = kernels.split(np.zeros((ROWS, dim), F), slots, np)
+    pieces, beside = jax.tree.map(
+        lambda array: draw.integers(0, 2**32, array.shape, np.uint32).view(array.dtype), stored
+    )
+    chosen, gradients = [0, 3, 5, 20], np.ones((UPDATED, dim), F)
+    values = np.array(list(coefficients(optimizer, 0.5).values()), F)
+    run, local_rows = updated(kernels, optimizer), np.array([ROWS], np.int32)
+    before = kernels.join(pieces, beside, ROWS, np)
+    found = run(pieces, beside, padded(chosen), gradients, values, local_rows)
+    after = kernels.join(*jax.tree.map(np.asarray, found), ROWS, np)
+    rest = np.setdiff1d(np.arange(ROWS), chosen)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+        assert_bits("rows that were not named", a[rest], b[rest])
+        assert a[chosen].tobytes() != b[chosen].tobytes()
+
+
 @pytest.mark.parametrize("local_rows", [0, 1, 30, ROWS])
-@pytest.mark.parametrize("dim", [3, 128])
-def test_an_update_of_every_row_leaves_padding_as_it_is(dim, local_rows):
+@pytest.mark.parametrize(
+    "dim, half", [(3, False), (128, False), (3, True), (128, True), (384, True)], ids=label
+)
+def test_an_update_of_every_row_leaves_padding_as_it_is(dim, half, local_rows):
     """And gives a gradient of 0 to what is not named."""
-    optimizer = replace(Moved(), learning_rate=0.25)
-    kernels, fill, draw = tensorcore(dim, optimizer), any_bits(0), np.random.default_rng(local_rows)
-    table, slots = fill((ROWS, dim)), slots_of(optimizer, ROWS, dim, fill)
+    optimizer, plain = replace(Moved(), learning_rate=0.25), HALF_XLA if half else XLA
+    kernels, fill = tensorcore(dim, optimizer, half=half), any_bits(0)
+    draw = np.random.default_rng(local_rows)
+    table, slots = held(half, fill((ROWS, dim))), slots_of(optimizer, ROWS, dim, fill)
     for array in (table, *slots.values()):
         array[:local_rows] = draw.integers(-9, 9, (local_rows, array.shape[1]))
     rows = padded({row for row in (0, 1, 7, 29) if row < local_rows})
@@ -288,10 +345,11 @@ def test_an_update_of_every_row_leaves_padding_as_it_is(dim, local_rows):
     def run(kernels_stored, plain_stored):
         formula = Formula(optimizer, ("one", "lr"), values)
         given = rows, gradients, formula, jnp.array([local_rows])
-        return kernels.update_all(*kernels_stored, *given), XLA.update_all(*plain_stored, *given)
+        return kernels.update_all(*kernels_stored, *given), plain.update_all(*plain_stored, *given)
 
     stored = kernels.split(table, slots, np)
-    found, wanted = jax.tree.map(np.asarray, run(stored, (table, slots)))
+    found, wanted = jax.tree.map(np.asarray, run(stored, plain.split(table, slots, np)))
+    wanted = plain.join(*wanted, ROWS, np)
     assert_bits("all", kernels.join(*found, ROWS, np), wanted)
     assert_bits("padding", wanted[0][local_rows:], table[local_rows:])
     assert_bits("padding of records", found[0], kernels.split(*wanted, np)[0])
@@ -300,17 +358,18 @@ def test_an_update_of_every_row_leaves_padding_as_it_is(dim, local_rows):
 # --- rows as they are ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("half", [False, True], ids=label)
 @pytest.mark.parametrize(
     "dim, optimizer", [(3, Moved()), (32, Adam(0.1)), (384, Moved())], ids=label
 )
 class TestBits:
-    def stored(self, dim, optimizer, rows=ROWS):
-        kernels, fill = tensorcore(dim, optimizer), any_bits(1)
-        table, slots = fill((rows, dim)), slots_of(optimizer, rows, dim, fill)
+    def stored(self, dim, optimizer, half, rows=ROWS):
+        kernels, fill = tensorcore(dim, optimizer, half=half), any_bits(1)
+        table, slots = held(half, fill((rows, dim))), slots_of(optimizer, rows, dim, fill)
         return kernels, table, slots, kernels.split(table, slots, np)
 
-    def test_split_is_undone_by_join(self, dim, optimizer):
-        kernels, table, slots, (weights, beside) = self.stored(dim, optimizer)
+    def test_split_is_undone_by_join(self, dim, optimizer, half):
+        kernels, table, slots, (weights, beside) = self.stored(dim, optimizer, half)
         assert beside.keys() == {slot.name for slot in optimizer.slots if slot.rowwise}
         assert {len(piece) for piece in weights} == {kernels.length(ROWS)}
         joined, found = kernels.join(weights, beside, ROWS, np)
@@ -319,8 +378,8 @@ class TestBits:
         for name, array in slots.items():
             assert_bits(name, found[name], array)
 
-    def test_what_is_taken_is_put_back(self, dim, optimizer):
-        kernels, table, slots, stored = self.stored(dim, optimizer)
+    def test_what_is_taken_is_put_back(self, dim, optimizer, half):
+        kernels, table, slots, stored = self.stored(dim, optimizer, half)
         rows = padded({0, 1, 5, 6, ROWS - 1})
 
         @jax.jit
@@ -343,8 +402,8 @@ class TestBits:
         for piece, whole in zip(found[0], stored[0], strict=True):
             assert_bits("records", piece[sorted(records)], whole[sorted(records)])
 
-    def test_rows_are_read_to_the_bit_from_all_shards(self, dim, optimizer):
-        kernels, table, slots, first = self.stored(dim, optimizer)
+    def test_rows_are_read_to_the_bit_from_all_shards(self, dim, optimizer, half):
+        kernels, table, slots, first = self.stored(dim, optimizer, half)
         second = jax.tree.map(lambda array: array[::-1].copy(), (table, slots))
         shards = jax.tree.map(lambda *a: np.concatenate(a), first, kernels.split(*second, np))
         rows = np.array([0, 3, ROWS - 1, ROWS, ROWS + 4, 2 * ROWS - 1], np.int32)
@@ -368,8 +427,8 @@ def test_wide_slots_lie_in_the_records():
 
 @given(st.integers(0, 2**20))
 def test_the_next_power_of_two(number):
-    assert _power(number) >= max(number, 1) and (number < 2 or _power(number) < 2 * number)
-    assert _power(number).bit_count() == 1
+    assert power(number) >= max(number, 1) and (number < 2 or power(number) < 2 * number)
+    assert power(number).bit_count() == 1
 
 
 @given(st.integers(1, 2000), st.integers(0, 2**17), st.integers(0, 2**20))
@@ -417,12 +476,12 @@ RULES = (
 PLAIN = replace(LAUNCH, unroll=1)
 
 
-def rules(part):
+def rules(part, half):
     """Each optimizer's update equals XLA's to the bit, on any numbers."""
     for number, (dim, optimizer, exact) in enumerate(RULES[part]):
-        draw = np.random.default_rng(number)
-        kernels = tensorcore(dim, optimizer, exact, PLAIN)
-        table = draw.normal(size=(ROWS, dim)).astype(F)
+        draw, plain = np.random.default_rng(number), HALF_XLA if half else XLA
+        kernels = tensorcore(dim, optimizer, exact, PLAIN, half)
+        table = held(half, draw.normal(size=(ROWS, dim)).astype(F))
 
         def fill(shape, draw=draw):
             return draw.uniform(0.1, 2, shape).astype(F)
@@ -434,7 +493,7 @@ def rules(part):
             gradients = np.round(4 * gradients)  # the sum of its squares is exact
         given = padded(chosen), gradients, ROWS
         _, found = update_by(kernels, optimizer, table, slots, *given)
-        _, wanted = update_by(XLA, optimizer, table, slots, *given)
+        _, wanted = update_by(plain, optimizer, table, slots, *given)
         for name, (a, b) in {
             "the table": (found[0], wanted[0]),
             **{name: (found[1][name], wanted[1][name]) for name in slots},
@@ -446,9 +505,10 @@ def rules(part):
         print("equal", optimizer)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=label)
 @pytest.mark.parametrize("part", range(len(RULES)))
-def test_the_rules_of_optimizers_equal_xla_s(part):
-    program = f"from tests.embsim_tpu.kernels import test_tensorcore as t; t.rules({part})"
+def test_the_rules_of_optimizers_equal_xla_s(part, half):
+    program = f"from tests.embsim_tpu.kernels import test_tensorcore as t; t.rules({part}, {half})"
     flags = " ".join((*BITWISE_FLAGS, "--xla_backend_optimization_level=0"))
     process = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,0 +1,1 @@
+"""What the kernels do on a real TPU: `python -m embsim_tpu.hardware`, or `make tpu-check`."""
