@@ -2,6 +2,7 @@
 
     embsim conformance my_backend                          a backend, by its entry-point name
     embsim conformance my_package.engine:MyEngineAdapter   a class or an instance of yours
+    embsim simulate --hardware v5p --chips 64              schedules, on a clock
 
 Exit status: 0 passed, 1 a check failed or broke, 2 usage, 130 interrupted.
 """
@@ -16,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
+
+from .simulation.command import add_arguments, run
 
 # embsim.conformance needs an extra, so that it is imported where it is used, and its classes
 # (Subject, BoundCheck, Result, Report) are Any here.
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE
     try:
-        return _conformance(options)
+        return run(options) if options.command == "simulate" else _conformance(options)
     except UsageError as error:
         print(f"embsim conformance: {error}", file=sys.stderr)
         return USAGE
@@ -73,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     kit.add_argument("--list", action="store_true", help="say what the checks are; run none")
     kit.add_argument(
         "--no-shrink", action="store_true", help="show the first example that fails, not the least"
+    )
+    add_arguments(
+        commands.add_parser(
+            "simulate",
+            help="how long schedules take, and how stale their lookups are",
+            description="How long schedules take on a pod, and how stale their lookups are.",
+            epilog='Example: embsim simulate --chips 16 --schedule "stale(2)" --out results',
+        )
     )
     return parser
 

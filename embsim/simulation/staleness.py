@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._numba import kernel
+from .pipelines.base import NEVER, Rule
 from .timeline import Timeline
 
 
@@ -50,6 +51,20 @@ def ages(timeline: Timeline) -> Ages:
     seen = np.searchsorted(timeline.ended[order], timeline.began[lookups])
     batch = operations.batch.astype(np.int64)
     return Ages(lookups, _missed(batch[order], batch[lookups], seen))
+
+
+def most_waiting(timeline: Timeline, rule: Rule) -> int:
+    """The most batches that are read and not yet updated at one time."""
+    operations = timeline.operations
+    lookups = np.flatnonzero(operations.reads)
+    batch, first = np.unique(operations.batch[lookups], return_index=True)
+    began = np.sort(timeline.began[lookups[first]])
+    writes = np.flatnonzero(operations.writes)
+    ended = dict(zip(operations.batch[writes].tolist(), timeline.ended[writes], strict=True))
+    applied = rule.applied(batch.astype(np.int64)).tolist()
+    gone = np.sort([ended.get(each, NEVER) for each in applied])
+    waiting = np.arange(1, len(began) + 1) - np.searchsorted(gone, began)
+    return int(waiting.max(initial=0))
 
 
 @kernel

@@ -49,6 +49,8 @@ TESTED_ELSEWHERE = {
     "embsim/conformance/single.py": "through the checks of optimizers, in test_kit.py",
     "embsim/rates.py": "through learning-rate callables, in test_engine.py",
     "embsim/rendezvous.py": "through strategy.run, in test_strategy.py",
+    "embsim/simulation/__init__.py": "only says what is there",
+    "embsim/simulation/pipelines/": "in tests/embsim/simulation/test_pipelines.py",
     "embsim_tpu/__init__.py": "only re-exports",
     "embsim_tpu/_carry.py": "by saving and restoring, in test_checkpoint.py",
     "embsim_tpu/_pending.py": "by saving and restoring, in test_checkpoint.py",

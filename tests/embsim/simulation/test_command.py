@@ -1,0 +1,72 @@
+"""The command: its table, its files, its refusals."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from embsim.cli import main
+
+
+def run(capsys, *arguments):
+    status = main(["simulate", "--batches", "30", *arguments])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_schedules_stand_side_by_side(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    status, out, _ = run(
+        capsys, "--chips", "16", "--schedule", "stale(0)", "--schedule", "stale(1)"
+    )
+    assert status == 0
+    assert "dcnv2, batch 65,536, 4 x 2 x 2 v5p" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith("stale")]
+    assert [row[0] for row in rows] == ["stale(0)", "stale(1)"]
+    assert float(rows[0][3]) == 1.0 and float(rows[1][3]) > 1.2
+    assert "gather_efficiency 0.6 (assumed)" in out.replace("\n", " ")
+    assert "Criteo's ids: Zipf with exponent 1.1 (memory)" in out.replace("\n", " ")
+
+
+def test_files_hold_the_same_rows_a_picture_and_a_trace_each(capsys, tmp_path):
+    status, out, _ = run(capsys, "--out", str(tmp_path / "new"), "--assume", "overhead=0.002")
+    assert status == 0 and "written:" in out
+    with (tmp_path / "new" / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["schedule"] for row in rows] == [
+        "sequential()",
+        "tpu_embedding_pipelined()",
+        "lookahead(1)",
+    ]
+    assert {row["assumed_overhead"] for row in rows} == {"0.002"}
+    assert (tmp_path / "new" / "gantt.png").read_bytes().startswith(b"\x89PNG")
+    for number in range(3):
+        assert json.loads((tmp_path / "new" / f"trace_{number}.json").read_text())["traceEvents"]
+
+
+def test_names_are_listed(capsys):
+    status, out, _ = run(capsys, "--list")
+    assert status == 0
+    assert "chips: v4, v5e" in out and "workloads: dcnv2" in out and "lookahead" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--hardware", "v99"], "chip 'v99': embsim has v4"),
+        (["--workload", "mine"], "workload is 'mine'"),
+        (["--schedule", "fast()"], r"schedule is 'fast\(\)'"),
+        (["--chips", "0"], "chips is 0"),
+        (["--samples", "0"], "--samples is 0"),
+        (["--batches", "1"], "--batches is 1"),
+        (["--assume", "speed=2"], "--assume speed=2: the name must be one of gather_efficiency"),
+        (["--assume", "overhead"], "--assume overhead: it must be NAME=NUMBER"),
+        (["--assume", "overhead=-1"], "assumptions: overhead is -1.0"),
+    ],
+)
+def test_what_is_wrong_is_said(capsys, arguments, message):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("embsim simulate: ")
+    assert re.search(message, err)
