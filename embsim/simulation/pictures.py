@@ -62,10 +62,10 @@ def gantt(axes: "Axes", timeline: Timeline, first: int, span: float) -> None:
         right = min(timeline.end[i] - begin, span) * scale
         work = operations[i].stage.work
         colour = STALE if i in stale else COLOURS.get(work, OTHER)
-        place = {"left": left, "height": 0.8, "edgecolor": "white", "linewidth": 0.6}
-        axes.barh(row[i], right - left, color=colour, **place)
+        frame: Any = {"height": 0.8, "edgecolor": "white", "linewidth": 0.6}
+        axes.barh(row[i], right - left, left=left, color=colour, **frame)
         if right - left > NARROW * span * scale:
-            text = {"ha": "center", "va": "center", "color": "white", "fontsize": 7}
+            text: Any = {"ha": "center", "va": "center", "color": "white", "fontsize": 7}
             axes.text((left + right) / 2, row[i], str(operations.batch[i]), **text)
     _way(axes, timeline, first, begin, scale, row)
     names = [

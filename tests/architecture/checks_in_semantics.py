@@ -37,7 +37,7 @@ def rewritten(text: str) -> str:
     for number, block in decisions(text):
         without = re.sub(r"^Checked by (?:.|\n)*?\.\n\n", "", block, flags=re.MULTILINE)
         text = text.replace(block, without.rstrip("\n") + "\n\n" + line_of(number))
-    return text
+    return text.rstrip("\n") + "\n"
 
 
 if __name__ == "__main__":
