@@ -15,12 +15,13 @@ __all__ = ["NAMES", "Formula", "Kernels", "choose"]
 
 NAMES = ("auto", "xla", "pallas", "pallas-exact", "sparsecore")
 
-# By device_kind: the widths for which "pallas" has fewer bundles than XLA in a lookup and in an
-# update, counted by `python -m embsim_tpu.aot report`. Elsewhere XLA takes gathers to SparseCores,
-# of which nothing can be counted, or shares them between two TensorCores.
+# By device_kind: the widths for which "pallas" has fewer bundles than XLA, in a lookup and in an
+# update, by `python -m embsim_tpu.aot report`, which counts 32, 128 and 256. Of narrow rows updates
+# have as many or more. On other kinds XLA takes gathers to SparseCores, of which nothing can be
+# counted, or shares them between two TensorCores.
 FEWER_BUNDLES = {
-    "TPU v4": range(1, 2**20),
-    "TPU v5 lite": range(1, 2**20),
+    "TPU v4": range(65, 2**20),
+    "TPU v5 lite": range(65, 2**20),
     "TPU v6 lite": range(65, 2**20),
 }
 
