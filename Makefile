@@ -35,7 +35,7 @@ types: $(VENV)/installed-test
 	$(BIN)/pyright
 
 pytest: $(VENV)/installed-test
-	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff format

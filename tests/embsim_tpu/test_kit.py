@@ -17,6 +17,7 @@ from embsim_tpu import JaxBackend
 from embsim_tpu.backend import BITWISE_FLAGS
 from embsim_tpu.conformance import PipelineEngine
 from tests.embsim_tpu.conftest import mesh_of
+from tests.nightly import nightly
 
 TO_THE_BIT = "check_every_call_is_the_definition_s_to_the_bit_on_any_numbers"
 
@@ -50,10 +51,27 @@ def test_pipeline_on_one_device(check):
     check()
 
 
+@nightly
 @pytest.mark.parametrize(
     "check", checks_for_engine(PipelineEngine.on(mesh_of(8)), "quick"), ids=str
 )
 def test_pipeline_on_eight_devices(check):
+    check()
+
+
+ON_EIGHT = (
+    "check_every_call_of_a_program_equals_the_definition",
+    "check_tables_are_read_as_if_drained",
+    "check_a_lookup_made_ahead_of_a_drain_is_made_again",
+    "check_looks_change_no_later_number",
+)
+
+
+@pytest.mark.parametrize(
+    "check", checks_for_engine(PipelineEngine.on(mesh_of(8)), "quick", ON_EIGHT), ids=str
+)
+def test_some_checks_of_the_pipeline_on_eight_devices(check):
+    """Whole programs, and what one device cannot get wrong; all of them nightly."""
     check()
 
 

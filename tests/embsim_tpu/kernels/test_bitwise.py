@@ -38,12 +38,12 @@ from tests.embsim_tpu import test_moved_runs as moved
 from tests.embsim_tpu import test_pipeline as pipelined
 from tests.embsim_tpu.conftest import EXACT, REAL, Bucket, mesh_of, numbers, steps
 from tests.embsim_tpu.test_update import MODEST, UnsortedSlots, check_bounds, label, slots_of
+from tests.nightly import IS_NIGHTLY, nightly
 
 ROOT = Path(__file__).parents[3]
 KERNELS = ("pallas", "pallas-exact", "sparsecore")
 DEVICES = (1, 4)
 SMALL, PACKED, TWO_LINES = Bucket(5, 3, 6), Bucket(40, 3, 17), Bucket(40, 130, 5)
-IS_NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 MORE = 50 if IS_NIGHTLY else 1
 EXAMPLES = {"pallas": 5 * MORE, "pallas-exact": 5 * MORE, "sparsecore": 2 * MORE}
 QUICKLY = "--xla_backend_optimization_level=0"  # to compile
@@ -208,8 +208,6 @@ def test_under_the_two_flags_a_step_is_the_reference_s_to_the_bit(kernels, devic
     assert process.returncode == 0, process.stdout + process.stderr[-9000:]
     assert process.stdout.count("the same bits:") == len(rules(kernels, devices))
 
-
-nightly = pytest.mark.skipif(not IS_NIGHTLY, reason="takes long: nightly")
 
 # --- whole runs -------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ A program must change tables and slots in place, make no other array of a table'
 of the batch's size besides, never ask the host, and have the kernels in it.
 """
 
-import os
 import re
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
@@ -37,6 +36,7 @@ from embsim_tpu import aot
 from embsim_tpu.embedding import Embedding
 from embsim_tpu.placement import Placement
 from embsim_tpu.state import State
+from tests.nightly import IS_NIGHTLY
 
 pytestmark = pytest.mark.skipif(aot.missing() is not None, reason=str(aot.missing()))
 
@@ -186,7 +186,6 @@ ALL = [
     for values in product(TARGETS, DIMS, OPTIMIZERS, (1, 4), KERNELS)
     if (case := Case(*values)).has_kernels and not (case.every_row and case.kernels == "sparsecore")
 ]
-IS_NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 CASES = ALL if IS_NIGHTLY else list(pairwise(ALL))
 
 
