@@ -153,7 +153,7 @@ def _show(results: Sequence[Result]) -> None:
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("schedule", no_wrap=True)
-    for head in ("ms/step", "M samples/s", "speed-up", "bound by", "age", "p99", "MB held"):
+    for head in ("ms/step", "M/s", "faster", "bound by", "age", "p99", "MB"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows_of(results):
         table.add_row(
@@ -168,7 +168,12 @@ def _show(results: Sequence[Result]) -> None:
         )
     console.print(table)
     doubtful = [*first.pod.chip.doubtful(), *first.workload.doubtful, *first.assumed.text()]
-    console.print("\nNot published: " + "; ".join(doubtful), markup=False, highlight=False)
+    legend = (
+        "M/s: million samples a second. age: updates that a lookup misses, on average and at the "
+        "99th percentile. MB: held by a chip for batches that are read and not yet updated."
+    )
+    console.print(f"\n{legend}", markup=False, highlight=False)
+    console.print("Not published: " + "; ".join(doubtful), markup=False, highlight=False)
     console.print("A model, not yet held against measurements: docs/simulation.md.")
 
 
