@@ -54,7 +54,7 @@ DIMS = (1, 8, 32, 100, 128, 200, 256, 384, 1024)
 KERNELS = ("pallas", "pallas-exact", "sparsecore")
 BYTES = 2**28  # of the table on each device: more than the on-chip memory of any TPU
 SAMPLES = 64  # on each device
-TIMES = 4  # temporaries are at most so many batches
+TIMES = {1: 4, 4: 6}  # by devices: temporaries are at most so many batches; four exchange them
 WORDS = {"v5p": 104857, "v6e": 52428, "7x": 104857}  # that a worker of a SparseCore has for rows
 
 
@@ -198,15 +198,16 @@ def kernels_in(report):
 
 def check(case, lookup, update):
     """The law of the module's docstring."""
+    most = TIMES[case.devices] * case.batch
     for report in (lookup, update):
         assert (report.prefetches, report.outside) == ((), ())
-    assert lookup.copies == () and lookup.temp_bytes <= TIMES * case.batch
+    assert lookup.copies == () and lookup.temp_bytes <= most
     assert update.alias_bytes >= case.held >= BYTES
     every = case.gradients if case.every_row else 0
     assert [line for line in update.copies if not (every and " broadcast(" in line)] == []
     assert len(update.copies) == (1 if every else 0)
-    assert update.temp_bytes <= TIMES * case.batch + every
-    assert TIMES * case.batch < BYTES // 4, "the bound says nothing"
+    assert update.temp_bytes <= most + every
+    assert most < BYTES // 4, "the bound says nothing"
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
