@@ -42,6 +42,23 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Clocks:
+    """Each worker has a cache of rows, each with a clock; `bound` as row_clocks has it."""
+
+    bound: int
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Each worker has all tables and dense weights of its own."""
+
+
+def itself(batches: np.ndarray) -> np.ndarray:
+    """Of batch t: the number of batches before it."""
+    return batches
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """A schedule for the simulator.
 
@@ -51,7 +68,9 @@ class Pipeline:
       make: the operations of so many batches.
       law: the schedule of schedule.py that gives the same numbers; None: none does.
       workers: that run by clocks of their own.
-      dense_staleness: updates of dense weights that a step misses.
+      dense_seen: of a batch number, how many batches' updates of dense weights its step sees; of
+        one worker.
+      copies: what workers have of their own, beside tables that all share; None: nothing.
       depth: batches whose updates are still to come when rows are read for the next one.
     """
 
@@ -60,7 +79,8 @@ class Pipeline:
     make: Callable[[int], Operations]
     law: Schedule | None = None
     workers: int = 1
-    dense_staleness: int = 0
+    dense_seen: Batches = itself
+    copies: Clocks | Replicas | None = None
     depth: int = 0
 
     def operations(self, batches: int) -> Operations:

@@ -1,6 +1,7 @@
 """Caches, replicas and snapshots: which version of a row is read depends on the row."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from .base import (
     NEVER,
     STAGES,
     UPDATE,
+    Clocks,
     Pipeline,
+    Replicas,
     Rows,
     Rule,
     at,
@@ -34,7 +37,7 @@ def row_clocks(workers: int, staleness: int) -> Pipeline:
     updates of a row are sent when there are more than that.
     """
     name = f"row_clocks({workers}, {staleness})"
-    integer(f"{name}: staleness", staleness, minimum=0)
+    staleness = integer(f"{name}: staleness", staleness, minimum=0)
     stages = (
         HOST_PREP,
         Stage("pull", "network", share="pulled"),
@@ -44,7 +47,8 @@ def row_clocks(workers: int, staleness: int) -> Pipeline:
         UPDATE,
         Stage("push", "network", share="pushed"),
     )
-    return _by_worker(name, workers, stages, fresh_dense=True)
+    made = _by_worker(name, workers, stages, fresh_dense=True)
+    return replace(made, copies=Clocks(staleness))
 
 
 def replica_sync(workers: int, every: int) -> Pipeline:
@@ -53,7 +57,7 @@ def replica_sync(workers: int, every: int) -> Pipeline:
     name = f"replica_sync({workers}, {every})"
     integer(f"{name}: every", every, minimum=1)
     stages = (HOST_PREP, H2D, LOOKUP, DENSE, UPDATE)
-    return _by_worker(name, workers, stages, sync_every=every)
+    return replace(_by_worker(name, workers, stages, sync_every=every), copies=Replicas())
 
 
 def offload(locked: bool = True) -> Pipeline:
@@ -67,7 +71,7 @@ def offload(locked: bool = True) -> Pipeline:
     stages = (
         *INPUT[:2],
         Stage("evict", "pcie_back", share="missed"),
-        Stage("fetch", "pcie", share="missed"),
+        Stage("fetch", "pcie", reads=True, share="missed"),
         LOOKUP,
         DENSE,
         UPDATE,

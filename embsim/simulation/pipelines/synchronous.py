@@ -52,7 +52,7 @@ def semi_sync(start_batch: int, stash_gradients: bool = False) -> Pipeline:
     stash_gradients the dense weights are one step old, too."""
     name = f"semi_sync({start_batch}{', True' if stash_gradients else ''})"
     made = of_schedule(laws.semi_sync(start_batch), name)
-    return replace(made, dense_staleness=int(stash_gradients))
+    return replace(made, dense_seen=made.rule.at_least) if stash_gradients else made
 
 
 def of_schedule(law: Schedule, name: str) -> Pipeline:
@@ -118,4 +118,5 @@ def accumulate(window: int) -> Pipeline:
     def applied(batches: np.ndarray) -> np.ndarray:
         return read(batches) + window - 1
 
-    return Pipeline(f"accumulate({window})", Rule(read, read, applied), make, depth=window - 1)
+    name, rule = f"accumulate({window})", Rule(read, read, applied)
+    return Pipeline(name, rule, make, depth=window - 1, dense_seen=read)
