@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..._numba import kernel
+from ..._threads import parallel
 from .step import Step
 
 DECILES = 10
@@ -73,15 +74,15 @@ class Book:
         self._sums = {name: np.zeros((5, rows), np.int64) for name, rows in sizes.items()}
         self._mass = {name: np.zeros((2, rows), np.float64) for name, rows in sizes.items()}
         self._open: dict[int, Step] = {}  # of the first `entered`: those not yet updated
-        self._updated: set[int] = set()  # before they entered
+        self._early: set[int] = set()  # updated before they entered
         self.entered = 0
 
     def enter(self, batch: int, step: Step | None) -> None:
         """The next batch is an earlier one of all that are read from now on. None: it is over."""
-        if step is not None and batch not in self._updated:
+        if step is not None and batch not in self._early:
             self._open[batch] = step
             self._count(step, 1)
-        self._updated.discard(batch)
+        self._early.discard(batch)
         self.entered = batch + 1
 
     def missing(self, step: Step, table: str) -> np.ndarray:
@@ -100,17 +101,22 @@ class Book:
 
     def updated(self, step: Step) -> None:
         """The step's update is made, of gradients that are computed."""
-        for table, gradients in step.gradients.items():
-            rows = step.planned.plans[table].by_row
-            _add_update(
-                *(rows.unique, rows.starts, rows.sample, rows.gain, gradients),
-                *(step.missed[table], self.made[table], self._mass[table]),
-            )
+        parallel(
+            [lambda table=table: self._updated_table(step, table) for table in step.gradients],
+            sum(gradients.size for gradients in step.gradients.values()),
+        )
         if step.batch in self._open:
             del self._open[step.batch]
             self._count(step, -1)
         else:
-            self._updated.add(step.batch)
+            self._early.add(step.batch)
+
+    def _updated_table(self, step: Step, table: str) -> None:
+        rows = step.planned.plans[table].by_row
+        _add_update(
+            *(rows.unique, rows.starts, rows.sample, rows.gain, step.gradients[table]),
+            *(step.missed[table], self.made[table], self._mass[table]),
+        )
 
     def account(self) -> Account:
         """Of the run so far."""
@@ -155,18 +161,36 @@ def _add_update(
     mass: Any,
 ) -> None:
     """made: of rows. mass: L2 norms of the rows' gradients, and of those of stale reads."""
-    dim = gradients.shape[1]
-    total = np.empty(dim, np.float32)
+    samples, dim = gradients.shape
+    total, norms = np.empty(dim, np.float32), np.empty(samples, np.float64)
+    for i in range(samples):
+        norms[i] = _norm(gradients[i])
     for u in range(len(unique)):
-        total[:] = 0
-        for j in range(starts[u], starts[u + 1]):
+        low, high, row = starts[u], starts[u + 1], unique[u]
+        if high == low + 1:
+            norm = abs(gain[low]) * norms[sample[low]]
+        else:
             for d in range(dim):
-                total[d] += gain[j] * gradients[sample[j], d]
-        norm, row = 0.0, unique[u]
-        for d in range(dim):
-            norm += np.float64(total[d]) ** 2
-        norm = np.sqrt(norm)
+                total[d] = np.float32(0.0)
+            for j in range(low, high):
+                g, k = gradients[sample[j]], gain[j]
+                for d in range(dim):
+                    total[d] = total[d] + k * g[d]
+            norm = _norm(total)
         made[row] += 1
         mass[0, row] += norm
         if missed[u] > 0:
             mass[1, row] += norm
+
+
+@kernel
+def _norm(x: Any) -> float:
+    a, b, c, e = 0.0, 0.0, 0.0, 0.0  # four sums side by side: one alone would wait for itself
+    for d in range(0, len(x) - 3, 4):
+        a += x[d] * x[d]
+        b += x[d + 1] * x[d + 1]
+        c += x[d + 2] * x[d + 2]
+        e += x[d + 3] * x[d + 3]
+    for d in range(len(x) // 4 * 4, len(x)):
+        a += x[d] * x[d]
+    return np.sqrt(a + b + c + e)
