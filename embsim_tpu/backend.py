@@ -204,9 +204,8 @@ class JaxBackend:
             rule = Rule.of(optimizer, tuple(coefficients[name]))
             program = _update_program(self.shards, held.kernels[name], rule)
             values = np.array(list(coefficients[name].values()), np.float32)
-            given = np.zeros(
-                (self.shards.size * table_plan.samples, held.specs[name].dim), np.float32
-            )
+            each = max(1, table_plan.samples)  # padding has to come from somewhere
+            given = np.zeros((self.shards.size * each, held.specs[name].dim), np.float32)
             given[:samples] = gradients[name]
             arguments = (weights[name], dict(slots[name]), table_plan, given, values)
             self._count("update", rule, arguments)

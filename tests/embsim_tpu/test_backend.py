@@ -14,6 +14,7 @@ from embsim.state import State, TableSpec
 from embsim_tpu import Capacity, JaxBackend
 from embsim_tpu.placement import Placement
 from tests.embsim.programs import assert_same
+from tests.embsim.simulation.replay import world
 from tests.embsim_tpu.conftest import BUCKETS, EXACT, F, bags_of, mesh_of, numbers, plan_of
 
 QUANTIZED = QuantizationConfig(5, -2.0, 2.0)
@@ -105,6 +106,29 @@ def test_padding_is_never_trained_not_even_by_non_lazy_adam(devices):
         assert not np.asarray(array)[padding].any()
     found = backend.get_state(held)
     assert all(array.shape[0] == 5 for array in (found.weights["t"], *found.slots["t"].values()))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_batch_without_samples_changes_nothing(devices):
+    backend, optimizer = JaxBackend(mesh_of(devices)), Adagrad(0.5)
+    state = one_table(optimizer)
+    before = state.copied()
+    put = backend.put_plan({"t": plan_of([], 5)})
+    held = backend.put_state(state)
+    assert backend.lookup(held, put)["t"].shape == (0, 2)
+    rates = {"t": coefficients(optimizer, 0.5)}
+    found = backend.get_state(backend.update(held, put, {"t": np.zeros((0, 2), F)}, rates))
+    assert found.weights["t"].tobytes() == before.weights["t"].tobytes()
+    assert found.slots["t"]["accumulators"].tobytes() == before.slots["t"]["accumulators"].tobytes()
+
+
+@pytest.mark.parametrize("schedule", ["lookahead(2)", "row_clocks(2, 1)", "replica_sync(2, 3)"])
+def test_replays_on_it_are_the_reference_s(schedule):
+    """To the bit, where sums are exact."""
+    model, optimizer = world.constant(), SGD(0.25)
+    wanted = world.replayed(schedule, 8, 0, optimizer, model, initial=0)
+    found = world.replayed(schedule, 8, 0, optimizer, model, initial=0, backend=JaxBackend())
+    world.assert_same(found.state, wanted.state)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
