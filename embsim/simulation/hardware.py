@@ -7,7 +7,7 @@ Pod(chip("v5p"), 64)             64 of them, as their topology has them: 4 x 4 x
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -27,8 +27,9 @@ NUMBERS = {
     "pcie_bandwidth": "bytes/s",
     "network_bandwidth": "bytes/s",
     "sparsecores": "",
+    "node": "chips",
 }
-OPTIONAL = {"ports": 1.0, "sparsecores": 0.0}  # where a chip says nothing
+OPTIONAL = {"ports": 1.0, "sparsecores": 0.0, "node": float("inf")}  # where a chip says nothing
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Chip:
 
     Args:
       name: unique.
-      kind: "torus", of `axes` axes, or "switch", to which every chip has one port.
+      kind: "torus", of `axes` axes, or "switch", to which each chip of a `node` has one port; nodes
+        are joined by the network, to which each chip has its own.
       numbers: by the names in NUMBERS.
     """
 
@@ -59,6 +61,10 @@ class Chip:
         if name in NUMBERS:
             return self.numbers[name].value
         raise AttributeError(name)
+
+    def with_number(self, name: str, value: float, mark: str, source: str) -> "Chip":
+        """The same but for one number."""
+        return replace(self, numbers={**self.numbers, name: Number(value, mark, source)})
 
     def doubtful(self) -> list[str]:
         """What is said of numbers that are not published, with every result."""
@@ -111,13 +117,16 @@ class Pod:
     def all_to_all(self, sent: float, efficiency: float) -> float:
         """Seconds in which every chip sends `sent` bytes, as much to each other.
 
-        On a torus the middle of the longest axis limits it; on a switch each chip's port.
+        On a torus the middle of the longest axis limits it; on a switch each chip's port, or, with
+        several nodes, its part of the network, whichever takes longer.
         """
         if self.chips == 1:
             return 0.0
         if self.chip.kind == "switch":
-            away = sent * (self.chips - 1) / self.chips
-            return self.chip.link_latency + away / (self.chip.link_bandwidth * efficiency)
+            node = min(self.chips, self.chip.node)
+            inside = sent * (node - 1) / self.chips / self.chip.link_bandwidth
+            across = sent * (self.chips - node) / self.chips / self.chip.network_bandwidth
+            return self.chip.link_latency + max(inside, across) / efficiency
         longest, half = max(self.shape), 8 if self.wraps else 4
         hops = sum(length // (2 if self.wraps else 1) for length in self.shape)
         moved = sent * longest / (half * self.chip.link_bandwidth * efficiency)
@@ -127,12 +136,21 @@ class Pod:
         """Seconds in which `size` bytes of each chip are summed on all."""
         if self.chips == 1:
             return 0.0
-        ports = 1.0 if self.chip.kind == "switch" else min(self.chip.ports, 2 * len(self.shape))
+        if self.chip.kind == "switch":
+            return self._all_reduce_of_nodes(size, efficiency)
+        ports, hops = min(self.chip.ports, 2 * len(self.shape)), 2 * sum(self.shape)
         moved = 2 * size * (self.chips - 1) / self.chips
-        hops = 2 * (sum(self.shape) if self.chip.kind == "torus" else 1)
         return self.chip.link_latency * hops + moved / (
             ports * self.chip.link_bandwidth * efficiency
         )
+
+    def _all_reduce_of_nodes(self, size: float, efficiency: float) -> float:
+        """Each chip of a node sums its part in the node, then with its like in the others."""
+        node = min(self.chips, self.chip.node)
+        nodes = self.chips / node
+        inside = 2 * size * (node - 1) / node / self.chip.link_bandwidth
+        across = 2 * size / node * (nodes - 1) / nodes / self.chip.network_bandwidth
+        return 2 * self.chip.link_latency + (inside + across) / efficiency
 
 
 def _factored(number: int, axes: int) -> list[tuple[int, ...]]:

@@ -87,20 +87,21 @@ def works(workload: Workload, traffic: Traffic, pod: Pod, assumed: Assumptions) 
     """Seconds of each kind of work of one batch, whole, without overlap."""
     chip, busiest = pod.chip, traffic.imbalance * assumed.imbalance
     memory = chip.hbm_bandwidth * assumed.gather_efficiency
-    asked, changed = traffic.asked_bytes * busiest, traffic.changed_bytes * busiest
+    sent, changed = traffic.exchanged_bytes * busiest, traffic.changed_bytes * busiest
     flops = FLOPS_PER_MAC * workload.macs * traffic.samples
     reduced = pod.all_reduce(workload.dense_weights * FLOAT, assumed.link_efficiency)
     compute = flops / (chip.peak_flops * assumed.flop_efficiency) + assumed.overhead
+    sorted_ids = 0.0 if workload.pooled else traffic.ids  # every id is read, as it comes
     tables = sum(4.0 * t.rows * t.dim * t.tables for t in workload.tables)
     return {
-        "host_prep": traffic.ids * assumed.host_seconds_per_id / assumed.host_cores,
+        "host_prep": sorted_ids * assumed.host_seconds_per_id / assumed.host_cores,
         "h2d": traffic.input_bytes / chip.pcie_bandwidth,
         "id_a2a": pod.all_to_all(traffic.asked * ID * busiest, assumed.link_efficiency),
-        "lookup": (asked + traffic.activation_bytes) / memory,
-        "emb_a2a": pod.all_to_all(asked, assumed.link_efficiency),
+        "lookup": (traffic.read_bytes * busiest + traffic.activation_bytes) / memory,
+        "emb_a2a": pod.all_to_all(sent, assumed.link_efficiency),
         "dense": compute + reduced,
-        "grad_a2a": pod.all_to_all(asked, assumed.link_efficiency),
-        "update": (asked + 2 * changed) / memory,
+        "grad_a2a": pod.all_to_all(sent, assumed.link_efficiency),
+        "update": (sent + 2 * changed) / memory,
         "all_reduce": reduced,
         "pull": traffic.asked_bytes / chip.network_bandwidth,
         "push": traffic.asked_bytes / chip.network_bandwidth,

@@ -27,13 +27,16 @@ class Traffic:
 
     Args:
       samples, ids: of this chip.
-      asked: distinct rows of these ids, which are exchanged.
+      asked: distinct rows of these ids.
       changed: distinct rows of the whole batch in this chip's shards.
       asked_bytes: of the rows asked, without slots.
+      read_bytes: of rows that lookups read: those asked; where bags are pooled, of every id.
+      exchanged_bytes: that travel to the dense model, and as many for gradients.
       changed_bytes: of the rows changed, with slots.
       activation_bytes: that the dense model gets, and gives gradients for.
       input_bytes: ids and dense features that come from the host.
-      imbalance: requests to the shard that has most, over the mean.
+      imbalance: requests to the shard that has most, over the mean; 1 where bags are pooled, since
+        it is of the placement of tables then, which is not modelled.
       conflict: by k, the share of a step's distinct rows that one of the k steps before updates.
       stale: by k, the same share of lookups.
       missed: by k, updates that a lookup of rows k steps old misses on average.
@@ -46,6 +49,8 @@ class Traffic:
     asked: float
     changed: float
     asked_bytes: float
+    read_bytes: float
+    exchanged_bytes: float
     changed_bytes: float
     activation_bytes: float
     input_bytes: float
@@ -196,16 +201,20 @@ def _total(
         found = number @ np.stack([getattr(part, name) for part in parts])
         return dict(zip(depths, (found / whole).tolist(), strict=True))
 
+    size, pooled = workload.activation_size, workload.pooled
+    activation_bytes = samples * workload.activations * size
     return Traffic(
         samples,
         float(ids.sum()),
         float(asked.sum()),
         float(changed.sum()) / chips,
         float(asked @ width),
+        float(ids @ width) if pooled else float(asked @ width),
+        activation_bytes if pooled else float(asked @ width) * size / FLOAT,
         float(changed @ (width * [1 + table.slots for table in tables])) / chips,
-        samples * workload.activations * FLOAT,
+        activation_bytes,
         float(ids.sum()) * ID + samples * workload.dense_features * FLOAT,
-        float(np.max(load) / mean) if mean else 1.0,
+        float(np.max(load) / mean) if mean and not pooled else 1.0,
         shares("conflict", float(changed.sum()) or 1.0),
         shares("stale", float(ids.sum()) * chips or 1.0),
         shares("missed", float(ids.sum()) * chips or 1.0),

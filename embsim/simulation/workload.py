@@ -65,6 +65,9 @@ class Workload:
       macs: multiply-adds of the dense model for one sample, forwards.
       dense_weights: numbers that its gradients have.
       dense_features: numbers of a sample besides ids.
+      pooled: bags are summed where their rows lie, every id read, and travel as activations;
+        otherwise each chip asks for its distinct rows, and sums them itself.
+      activation_size: bytes of a number that travels: 4, or 2.
       source: where it is from.
       doubtful: what of it is not published, said with every result.
     """
@@ -77,6 +80,14 @@ class Workload:
     dense_features: int = 13
     source: str = ""
     doubtful: tuple[str, ...] = ()
+    pooled: bool = False
+    activation_size: int = 4
+
+    def __post_init__(self) -> None:
+        if self.activation_size not in (2, 4):
+            raise ValueError(
+                f"workload: activation_size is {self.activation_size!r}; it must be 2 or 4 bytes"
+            )
 
     @property
     def ids(self) -> float:

@@ -146,3 +146,19 @@ class TestExchanges:
         pod = Pod(chip(name), count)
         for exchange in (pod.all_to_all, pod.all_reduce):
             assert 0 < exchange(size, 1.0) < exchange(size, 0.5) < exchange(4 * size, 0.5)
+
+
+def test_nodes_exchange_over_the_network():
+    """64 H100 are eight nodes of eight: 56 parts of 64 leave the node."""
+    pod, one = Pod(chip("h100"), 64), Pod(chip("h100"), 8)
+    assert pod.all_to_all(1e9, 0.5) == pytest.approx(1e-6 + 1e9 * 56 / 64 / 5e10 / 0.5)
+    assert one.all_to_all(1e9, 0.5) == pytest.approx(1e-6 + 1e9 * 7 / 8 / 4.5e11 / 0.5)
+    inside, across = 2e9 * 7 / 8 / 4.5e11, 2e9 / 8 * 7 / 8 / 5e10
+    assert pod.all_reduce(1e9, 1.0) == pytest.approx(2e-6 + inside + across)
+    assert one.all_reduce(1e9, 1.0) == pytest.approx(2e-6 + inside)
+
+
+def test_one_number_of_a_chip_can_be_another():
+    made = chip("a100").with_number("peak_flops", 1.56e14, "memory", "somewhere")
+    assert made.peak_flops == 1.56e14 and chip("a100").peak_flops == 3.12e14
+    assert any("peak_flops 1.56e+14 flop/s (memory)" in text for text in made.doubtful())

@@ -1,5 +1,6 @@
 """Schedules side by side: what overlap can give, and no more."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from embsim.simulation import pipelines
 from embsim.simulation.hardware import Pod, chip, chips
 from embsim.simulation.simulate import simulate
 from embsim.simulation.stages import Assumptions, Jitter
+from embsim.simulation.timeline import run
 from embsim.simulation.zoo import workload
 
 ONLY_DENSE_AND_ROWS = ("lookup", "update", "dense")
@@ -77,3 +79,21 @@ def test_times_that_vary_make_a_step_longer():
 def test_conflicts_are_counted_for_the_depths_that_are_needed():
     (result,) = step_times(["lookahead(7)"])
     assert set(result.traffic.conflict) == {1, 7}
+
+
+@settings(max_examples=30)
+@given(st.floats(1e-3, 10), st.floats(1e-3, 10))
+def test_two_resources_gain_no_more_than_their_sum_over_the_longer(tables, dense):
+    """(S + T) / max(S, T) <= 2, and a schedule that is deep enough reaches it."""
+
+    def whole(pipeline):
+        operations = pipeline.operations(120)
+        work = {"lookup": tables / 2, "update": tables / 2, "dense": dense}
+        times = np.array([work.get(stage.name, 0.0) for stage in operations.stages])
+        return run(operations, times[operations.stage]).seconds
+
+    alone, most = whole(pipelines.sequential()), (tables + dense) / max(tables, dense)
+    assert alone == pytest.approx(120 * (tables + dense))
+    gains = [alone / whole(pipelines.stale(k)) for k in (1, 2, 8)]
+    assert max(gains) <= most * (1 + 1e-9) and most <= 2
+    assert gains[1] == pytest.approx(most, rel=0.03)

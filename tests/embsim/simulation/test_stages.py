@@ -29,6 +29,21 @@ def test_by_hand_on_one_chip():
     assert found["id_a2a"] == found["emb_a2a"] == found["all_reduce"] == found["clock"] == 0
 
 
+def test_pooled_bags_travel_as_activations():
+    """Every id is read; 2 bytes a number; nothing is sorted on the host."""
+    pooled = replace(ONE, pooled=True, activation_size=2)
+    pod, assumed = Pod(chip("h100"), 8), replace(ASSUMED, gather_efficiency=0.5)
+    traffic = expected(pooled, 8)
+    found = works(pooled, traffic, pod, assumed)
+    sent, memory = 512 * 128 * 2, 3.35e12 * 0.5
+    assert found["lookup"] == pytest.approx((1024 * 512 + sent) / memory)
+    assert found["emb_a2a"] == found["grad_a2a"] == pod.all_to_all(sent, 0.8)
+    assert found["update"] == pytest.approx((sent + 2 * traffic.changed_bytes) / memory)
+    assert found["host_prep"] == 0 and traffic.imbalance == 1
+    with pytest.raises(ValueError, match=r"activation_size is 3; it must be 2 or 4"):
+        replace(ONE, activation_size=3)
+
+
 def test_on_a_pod_the_busiest_chip_counts():
     wide = replace(ONE, tables=(replace(ONE.tables[0], dim=4096),))
     pod, traffic = Pod(chip("h100"), 8), expected(wide, 8)
