@@ -174,7 +174,7 @@ def _show(results: Sequence[Result]) -> None:
     )
     console.print(f"\n{legend}", markup=False, highlight=False)
     console.print("Not published: " + "; ".join(doubtful), markup=False, highlight=False)
-    console.print("A model, not yet held against measurements: docs/simulation.md.")
+    console.print("A model; how far it is off: docs/studies.md, timing_validation.")
 
 
 def _write(directory: Path, results: Sequence[Result]) -> None:

