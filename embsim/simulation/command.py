@@ -8,10 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import pipelines
 from .hardware import Pod, chip, chips
+from .measured import load, measured
+from .planner import estimate
 from .simulate import Result, simulate
 from .stages import Assumptions, Jitter
+from .traffic import Traffic, counted, expected, sampled
 from .workload import Workload
 from .zoo import workload, workloads
 
@@ -30,10 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hardware", default="v5p", metavar="CHIP", help="a name, or FILE.toml:NAME; default v5p"
     )
     parser.add_argument("--chips", type=int, default=64, metavar="N", help="default 64")
-    parser.add_argument("--workload", default="dcnv2", metavar="NAME", help="default dcnv2")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--workload", default="dcnv2", metavar="NAME", help="default dcnv2")
+    which.add_argument(
+        "--ids", type=Path, metavar="FILE.npz", help="measured ids (docs/simulation.md)"
+    )
     parser.add_argument(
         "--samples", type=int, metavar="N", help="of a batch; default the workload's"
     )
+    parser.add_argument("--dim", type=int, metavar="N", help="of all tables of --ids")
+    parser.add_argument(
+        "--counted", action="store_true", help="draw batches and count, beside the closed form"
+    )
+    parser.add_argument(
+        "--pooled", action="store_true", help="bags travel summed, not distinct rows"
+    )
+    parser.add_argument(
+        "--activation-size", type=int, metavar="BYTES", help="of numbers that travel: 4 or 2"
+    )
+    parser.add_argument("--planner", action="store_true", help="print TorchRec's estimate, too")
     parser.add_argument(
         "--schedule", action="append", metavar="CALL", help=f"repeatable; default {SCHEDULES}"
     )
@@ -41,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--assume", action="append", default=[], metavar="NAME=NUMBER", help="what is not published"
     )
     parser.add_argument("--jitter", type=float, default=0.0, metavar="SIGMA", help="of log times")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the jitter")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of jitter and draws")
     parser.add_argument("--batches", type=int, default=200, metavar="N", help="default 200")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write rows.csv, gantt.png and traces there"
@@ -57,6 +77,14 @@ def run(options: argparse.Namespace) -> int:
             return DONE
         results = _results(options)
         _show(results)
+        if options.ids is not None or options.counted:
+            _compare(results[0])
+            if options.ids is not None:
+                print(
+                    "Expected by the file's own shares: too few rows, unless it has many batches."
+                )
+        if options.planner:
+            _plan(results[0])
         if options.out is not None:
             _write(options.out, results)
         return DONE
@@ -76,15 +104,46 @@ def _results(options: argparse.Namespace) -> list[Result]:
         raise UsageError(f"--batches is {options.batches}; it must be at least 2")
     try:
         pod = Pod(chip(options.hardware), options.chips)
-        made = workload(options.workload)
-        if options.samples is not None:
-            made = _with_samples(made, options.samples)
         chosen = [pipelines.pipeline_of(text) for text in options.schedule or SCHEDULES]
+        depths = sorted({1, *(pipeline.depth for pipeline in chosen)})
+        made, moved = _workload(options, pod.chips, depths)
         assumed = _assumed(options.assume)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    jitter = Jitter(options.jitter, seed=options.seed) if options.jitter else None
-    return simulate(made, pod, chosen, assumed=assumed, jitter=jitter, batches=options.batches)
+    return simulate(
+        made,
+        pod,
+        chosen,
+        traffic=moved,
+        assumed=assumed,
+        jitter=Jitter(options.jitter, seed=options.seed) if options.jitter else None,
+        batches=options.batches,
+    )
+
+
+def _workload(
+    options: argparse.Namespace, chips: int, depths: Sequence[int]
+) -> tuple[Workload, Traffic | None]:
+    """What is trained; its traffic if that is counted."""
+    if options.ids is not None:
+        if options.samples is None or options.dim is None:
+            raise UsageError("--ids has neither batches nor widths: it needs --samples and --dim")
+        features = load(options.ids)
+        if options.pooled or options.activation_size is not None:
+            raise UsageError("--pooled and --activation-size are for --workload")
+        found = measured(options.ids.name, features, options.samples, options.dim)
+        return found.workload, found.traffic(chips, depths)
+    if options.dim is not None:
+        raise UsageError("--dim is for --ids; a workload has its own")
+    made = workload(options.workload)
+    if options.samples is not None:
+        made = _with_samples(made, options.samples)
+    size = options.activation_size or made.activation_size
+    made = replace(made, pooled=options.pooled, activation_size=size)
+    if not options.counted:
+        return made, None
+    batches = sampled(made, np.random.default_rng(options.seed), max(depths) + 1)
+    return made, counted(made, batches, chips, depths)
 
 
 def _with_samples(made: Workload, samples: int) -> Workload:
@@ -177,9 +236,39 @@ def _show(results: Sequence[Result]) -> None:
     console.print("A model; how far it is off: docs/studies.md, timing_validation.")
 
 
-def _write(directory: Path, results: Sequence[Result]) -> None:
-    from .trace import write_trace
+def _plan(result: Result) -> None:
+    found = estimate(result.workload, result.pod.chips)
+    print(
+        f"\nTorchRec's planner, of the tables alone: {1e3 * found.seconds:.3f} ms (forward "
+        f"{1e3 * found.forward:.3f}, backward {1e3 * found.backward:.3f}, exchanges "
+        f"{1e3 * found.exchange:.3f}), on its own constants, whatever the chip"
+    )
 
+
+def _compare(result: Result) -> None:
+    """The closed form beside what was counted, which the times above are of."""
+    found, chips = result.traffic, result.pod.chips
+    closed = expected(result.workload, chips, tuple(found.stale))
+    print("\ncounted in the last batch, and expected of independent ids:")
+    for name, get in COUNTED.items():
+        pair = (f"{x:,.0f}" if x >= 100 else f"{x:.4f}" for x in (get(found), get(closed)))
+        print(f"  {name:<34}" + "".join(f"{text:>14}" for text in pair))
+
+
+COUNTED: dict[str, Callable[[Traffic], float]] = {
+    "ids of a chip": lambda t: t.ids,
+    "distinct rows of a chip's ids": lambda t: t.asked,
+    "distinct rows of a shard": lambda t: t.changed,
+    "requests to the busiest shard/mean": lambda t: t.imbalance,
+    "share of rows in conflict": lambda t: t.conflict[1],
+    "share of lookups that are stale": lambda t: t.stale[1],
+}
+
+
+def _write(directory: Path, results: Sequence[Result]) -> None:
+    from .trace import Summary, write_trace
+
+    summaries: dict[str, Summary] = {}
     try:
         from .pictures import save_gantt
 
@@ -190,8 +279,9 @@ def _write(directory: Path, results: Sequence[Result]) -> None:
             writer.writeheader()
             writer.writerows(rows)
         for number, each in enumerate(results):
-            path = directory / f"trace_{number}.json"
-            write_trace(path, each.timeline, range(GANTT_BATCHES), each.pipeline.name)
+            name, first = f"trace_{number}.json", range(GANTT_BATCHES)
+            found = write_trace(directory / name, each.timeline, first, each.pipeline.name)
+            summaries[f"{name} {each.pipeline.name}"] = found
         enough = {each.pipeline.name: each.timeline for each in results}
         if all(each.operations.batch.max() >= GANTT_BATCHES for each in enough.values()):
             save_gantt(directory / "gantt.png", enough)
@@ -199,4 +289,6 @@ def _write(directory: Path, results: Sequence[Result]) -> None:
         raise UsageError(f"--out {directory}: {error}") from error
     except ModuleNotFoundError as error:
         raise UsageError(f"it needs {error.name}; pip install 'embsim[simulation]'") from error
+    for name, found in summaries.items():
+        print(f"{name}: {found}")
     print(f"written: {directory}/rows.csv, gantt.png, trace_*.json (https://ui.perfetto.dev)")

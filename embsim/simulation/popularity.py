@@ -79,9 +79,13 @@ class Popularity:
         displaced = np.sort(head[head >= len(head)])
         left = np.setdiff1d(np.arange(len(head)), head)
         if len(displaced):
-            at = np.minimum(np.searchsorted(displaced, rank), len(displaced) - 1)
-            moved = displaced[at] == rank
-            row[moved] = left[at[moved]]
+            # Most ranks are told from all displaced ones by their last 16 bits.
+            like = np.zeros(2**16, np.bool_)
+            like[displaced % 2**16] = True
+            perhaps = np.flatnonzero(like[rank % 2**16])
+            at = np.minimum(np.searchsorted(displaced, rank[perhaps]), len(displaced) - 1)
+            moved = displaced[at] == rank[perhaps]
+            row[perhaps[moved]] = left[at[moved]]
         return row
 
     @cached_property

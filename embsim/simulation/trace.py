@@ -7,6 +7,7 @@ have been read and not yet updated, and the age of the last lookup.
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .staleness import ages
 from .timeline import Timeline
 
 MICROSECONDS = 1e6
+SHARED = "shared"  # the process of what all workers share
 FRESH, STALE, OTHER = "good", "terrible", "generic_work"  # colours that the viewers know
 
 
@@ -38,9 +40,72 @@ def trace(
 
 def write_trace(
     path: Path, timeline: Timeline, batches: range | None = None, title: str = "embsim"
-) -> None:
-    """Write it as a .json file."""
-    path.write_text(json.dumps(trace(timeline, batches, title)))
+) -> "Summary":
+    """Write it as a .json file; returns what it holds."""
+    made = trace(timeline, batches, title)
+    path.write_text(json.dumps(made))
+    return summary(made)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a trace holds.
+
+    Args:
+      operations, arrows: how many.
+      lookups, stale: how many say their age, and of these, how many miss an update.
+      seconds: from the first beginning to the last end.
+      busy: by (process, resource) the share of this time for which it is taken.
+    """
+
+    operations: int
+    arrows: int
+    lookups: int
+    stale: int
+    seconds: float
+    busy: dict[tuple[str, str], float]
+
+    def __str__(self) -> str:
+        several = len({process for process, _ in self.busy} - {SHARED}) > 1
+        taken = ", ".join(
+            f"{process + ' ' if several else ''}{name} {share:.0%}"
+            for (process, name), share in self.busy.items()
+        )
+        return (
+            f"{self.operations} operations, {self.stale} of {self.lookups} lookups stale, "
+            f"{self.arrows} arrows, {1e3 * self.seconds:.3f} ms; busy: {taken}"
+        )
+
+
+def summary(made: dict[str, Any]) -> Summary:
+    """Of a trace, as `trace` makes it or as it is read from a file."""
+    events: list[dict[str, Any]] = made["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    names = {
+        (event["name"], event["pid"], event.get("tid")): event["args"].get("name")
+        for event in events
+        if event["ph"] == "M"
+    }
+    first = min((event["ts"] for event in slices), default=0.0)
+    last = max((event["ts"] + event["dur"] for event in slices), default=0.0)
+    busy = {
+        (names["process_name", process, None], name): 0.0
+        for (kind, process, _), name in names.items()
+        if kind == "thread_name"
+    }
+    for event in slices:
+        process, track = event["pid"], event["tid"]
+        at = names["process_name", process, None], names["thread_name", process, track]
+        busy[at] += event["dur"] / (last - first or 1.0)
+    age = [event["args"]["age"] for event in slices if "age" in event["args"]]
+    return Summary(
+        operations=len(slices),
+        arrows=sum(event["ph"] == "s" for event in events),
+        lookups=len(age),
+        stale=sum(each > 0 for each in age),
+        seconds=(last - first) / MICROSECONDS,
+        busy=busy,
+    )
 
 
 def _chosen(timeline: Timeline, batches: range | None) -> np.ndarray:
@@ -61,7 +126,7 @@ def _tracks(timeline: Timeline) -> list[tuple[int, int]]:
 def _names(timeline: Timeline) -> Iterator[dict[str, Any]]:
     tracks, resources = _tracks(timeline), timeline.operations.resources
     for process in sorted({process for process, _ in tracks}):
-        name = f"worker {process - 1}" if process else "shared"
+        name = f"worker {process - 1}" if process else SHARED
         yield {"ph": "M", "name": "process_name", "pid": process, "args": {"name": name}}
     for (process, track), resource in zip(tracks, resources, strict=True):
         place = {"ph": "M", "pid": process, "tid": track}

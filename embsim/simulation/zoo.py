@@ -6,6 +6,7 @@ from functools import cache
 
 from ..config import integer
 from .popularity import Popularity, zeta, zipf
+from .reuse import fit, histogram
 from .workload import Table, Workload, dcn, dlrm
 
 _CRITEO_40M = (
@@ -95,6 +96,31 @@ def jte_prod() -> Workload:
     )
 
 
+def meta_2021() -> Workload:
+    """Meta's data sets of 2021: 856 tables whose reuse is that of production ads models."""
+    return _meta("meta_2021")
+
+
+def meta_2022() -> Workload:
+    """Meta's data sets of 2022: 788 tables whose reuse is that of production ads models."""
+    return _meta("meta_2022")
+
+
+def _meta(name: str) -> Workload:
+    published = histogram(name)
+    ids = published.ids / published.tables / published.samples
+    tables = tuple(Table(rows, 128, ids, a, tables=n) for n, rows, a in fit(published))
+    return Workload(
+        *(name, tables, published.samples, 0.0, 0.0, 0),
+        source="facebookresearch/dlrm_datasets, locality_stats.txt",
+        doubtful=(
+            "dim 128 (assumed)",
+            "as many ids in each table (assumed)",
+            "rows and Zipf exponents of tables: fitted to the histogram of reuse",
+        ),
+    )
+
+
 _HUGECTR = {  # tables, ids of a bag, rows
     7: (
         *((1, 80, 10**7), (1, 20, 4 * 10**8), (1, 20, 10**9), (1, 40, 5 * 10**9), (1, 1, 10**9)),
@@ -139,6 +165,8 @@ _ZOO: dict[str, Callable[[], Workload]] = {
         torchrec_sdd_base,
         dynamicemb,
         jte_prod,
+        meta_2021,
+        meta_2022,
     )
 } | {f"hugectr_{n}": lambda n=n: hugectr(n) for n in _HUGECTR}
 

@@ -109,6 +109,12 @@ def test_the_popular_rows_lie_anywhere_and_always_there():
     assert len(np.unique(zipf(5000, 0.1).draw(np.random.default_rng(0), 500_000))) == 5000
 
 
+@pytest.mark.parametrize("rows", [1, 5000, 200_000])
+def test_every_rank_has_a_row_of_its_own(rows):
+    law = zipf(rows, 1.2)
+    assert np.array_equal(np.sort(law._row(np.arange(rows))), np.arange(rows))
+
+
 def test_measured_ids_are_a_law():
     law = counted(np.array([5, 5, 5, 1, 2, 2]), rows=10)
     assert law.count.tolist() == [1, 1, 1, 7]

@@ -3,7 +3,8 @@
 import json
 import os
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from embsim.simulation import pipelines
 from embsim.simulation.staleness import ages
 from embsim.simulation.timeline import run
-from embsim.simulation.trace import trace, write_trace
-from tests.embsim.simulation.test_pipelines import PIPELINES, timed
+from embsim.simulation.trace import summary, trace, write_trace
+from tests.embsim.simulation.test_pipelines import ONE_OF_EACH, PIPELINES, timed
 
 NUMBER, WHOLE, TEXT = (int, float), int, str
 # What each phase must have, and may have besides: "Trace Event Format", Google.
@@ -64,6 +65,66 @@ def test_every_trace_has_the_form(pipeline, batches, seed):
     starts, ends = ({e["id"]: e for e in of(made, phase)} for phase in "sf")
     assert starts.keys() == ends.keys()
     assert all(starts[i]["ts"] <= ends[i]["ts"] for i in starts)
+
+
+def check_order(made):
+    """On a track one slice ends before the next begins, to a nanosecond; counters go on in time;
+    of each arrow there is one beginning and one end, inside a slice each."""
+    tracks, counters = defaultdict(list), defaultdict(list)
+    for event in of(made, "X"):
+        tracks[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    for slices in tracks.values():
+        slices.sort()
+        assert all(end <= begin + 1e-3 for (_, end), (begin, _) in pairwise(slices))
+    for event in of(made, "C"):
+        counters[event["pid"], event["name"]].append(event["ts"])
+    assert all(times == sorted(times) for times in counters.values())
+    ids = {phase: [event["id"] for event in of(made, phase)] for phase in "sf"}
+    assert sorted(ids["s"]) == sorted(ids["f"]) == sorted(set(ids["s"]))
+    for event in of(made, "s") + of(made, "f"):
+        slices = tracks[event["pid"], event["tid"]]
+        assert any(low - 1e-3 <= event["ts"] <= high + 1e-3 for low, high in slices)
+
+
+@pytest.mark.parametrize("text", ONE_OF_EACH)
+def test_the_trace_of_each_constructor_is_sound_and_summed_up(text, tmp_path):
+    timeline = timed(pipelines.pipeline_of(text), 13, seed=1)
+    found, age = write_trace(tmp_path / "t.json", timeline), ages(timeline)
+    made = json.loads((tmp_path / "t.json").read_text())
+    check_format(made)
+    check_order(made)
+    assert found == summary(made)
+    assert found.operations == len(timeline.operations)
+    assert (found.lookups, found.stale) == (len(age.age), (age.age > 0).sum())
+    assert found.seconds == pytest.approx(timeline.seconds - timeline.start.min())
+    assert list(found.busy.values()) == pytest.approx(
+        [taken / found.seconds for taken in timeline.busy.values()]
+    )
+    assert [name for _, name in found.busy] == [each.name for each in timeline.operations.resources]
+    assert f"{found.stale} of {found.lookups} lookups stale" in str(found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda events: events["X"][1].update(ts=events["X"][0]["ts"]),
+        lambda events: events["f"][0].update(id=99),
+        lambda events: events["s"][0].update(ts=1e9),
+        lambda events: events["C"][-1].update(ts=0.0),
+    ],
+)
+def test_what_is_wrong_in_a_trace_is_found(change):
+    made = trace(run(pipelines.sequential().operations(4), 1e-3))
+    check_order(made)
+    same = [e for e in of(made, "X") if e["tid"] == of(made, "X")[0]["tid"]]
+    change({"X": same, **{phase: of(made, phase) for phase in "sfC"}})
+    with pytest.raises(AssertionError):
+        check_order(made)
+
+
+def test_a_trace_of_nothing_has_a_summary():
+    found = summary(trace(run(pipelines.sequential().operations(0), 1e-3)))
+    assert (found.operations, found.lookups, found.seconds, found.busy) == (0, 0, 0.0, {})
 
 
 def test_stale_lookups_are_red_and_say_their_age():
