@@ -60,10 +60,10 @@ def reuse(law: Popularity, ids: float) -> tuple[np.ndarray, np.ndarray]:
     """
     mean = law.probability * ids
     at, (rows, again) = np.log(mean.clip(1e-300)), _bins()
-    means = np.log(_means())
+    means, whole = np.log(_means()), law.count * mean
     return (
-        np.array([law.count @ np.interp(at, means, each) for each in rows]),
-        np.array([(law.count * mean) @ np.interp(at, means, each) for each in again]),
+        np.array([whole @ np.interp(at, means, each / _means()) for each in rows]),
+        np.array([whole @ np.interp(at, means, each) for each in again]),
     )
 
 

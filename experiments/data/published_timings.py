@@ -10,6 +10,7 @@ from embsim.simulation.zoo import workload
 PEAKS = {
     ("a100", "amp"): (3.12e14, "NVIDIA A100 data sheet, FP16"),
     ("a100", "tf32"): (1.56e14, "NVIDIA A100 data sheet, TF32"),
+    ("a100-40", "tf32"): (1.56e14, "NVIDIA A100 data sheet, TF32"),
     ("v100", "amp"): (1.25e14, "NVIDIA V100 data sheet, FP16"),
     ("v100", "fp32"): (1.57e13, "NVIDIA V100 data sheet, FP32"),
     ("h100", "amp"): (9.9e14, "NVIDIA H100 data sheet, FP16"),
@@ -71,7 +72,7 @@ def _hugectr(chips: int, samples: int, throughput: float) -> Published:
 
 
 def _torchrec(model: str, samples: int, throughput: float) -> Published:
-    return Published("torchrec", model, "a100", 8, "tf32", samples, throughput, TORCHREC)
+    return Published("torchrec", model, "a100-40", 8, "tf32", samples, throughput, TORCHREC)
 
 
 # In the order in which they are published. The first is of one half, the second of the other, ...

@@ -181,7 +181,7 @@ def rules(kernels, devices):
     """All of them nightly; else some: each is compiled, and test_tensorcore.py has them all."""
     every = (SGD(0.1, weight_decay_factor=0.1), *RULES)
     few = {"pallas": (0, 2, 4, 6), "pallas-exact": (1, 6), "sparsecore": (1,)}
-    chosen = range(len(every)) if IS_NIGHTLY else (2, 5) if devices > 1 else few[kernels]
+    chosen = range(len(every)) if IS_NIGHTLY else (2,) if devices > 1 else few[kernels]
     return [every[i] for i in chosen if offered(kernels, every[i])]
 
 
@@ -246,6 +246,7 @@ def leg(patch, kernels, devices, kind):
     return made
 
 
+@nightly
 def test_a_run_moved_between_kernels_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """By checkpoints of JAX, updates in flight, on one device and on four."""
     legs = [
