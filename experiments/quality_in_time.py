@@ -38,19 +38,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 import embsim
 from embsim.simulation.hardware import Pod, chip
 from embsim.simulation.pipelines import pipeline_of
-from embsim.simulation.replay import Replayed, replay
+from embsim.simulation.replay import Replayed
 from embsim.simulation.simulate import simulate
 from embsim.simulation.stages import Jitter
 from embsim.simulation.zoo import workload
 
 from . import plots, statistics, study
 from .data import flights
-from .models.deepfm_dense import dense
+from .replays import Setup, adagrad, auc, scored, train
 from .tables import text_table
 
 SCHEDULES = (
@@ -135,24 +134,19 @@ def _one_pass(params: Params) -> Record:
         jitter=Jitter(params.jitter, seed=seed),
         batches=steps,
     )
-    result = replay(
-        timed.timeline,
-        timed.pipeline,
-        _features(params, data.vocabulary_sizes, seed),
+    setup = Setup(
         embsim.Adagrad(learning_rate=params.embedding_learning_rate),
-        _batches(data, params.batch_size, steps),
-        dense(seed, len(flights.FEATURES), params.dim, params.hidden, params.dense_learning_rate),
-        backend=params.backend,
-        seed=seed,
+        adagrad(params.dense_learning_rate),
+        *(params.batch_size, params.dim, params.hidden, params.initial_stddev, params.backend),
     )
-    labels = data.late[: steps * params.batch_size].reshape(steps, -1)
-    return _record(params, result, timed.step_seconds, labels, time.perf_counter() - start)
+    result = train(setup, timed.pipeline, data, seed, timed.timeline)
+    return _record(params, result, timed.step_seconds, data, time.perf_counter() - start)
 
 
 def _record(
-    params: Params, result: Replayed, step: float, labels: np.ndarray, seconds: float
+    params: Params, result: Replayed, step: float, data: flights.Flights, seconds: float
 ) -> Record:
-    scores = np.stack(result.scores)
+    labels, scores = scored(result, data)
     parts = np.array_split(np.argsort(result.seconds, kind="stable"), min(POINTS, len(scores)))
     account = result.account
     return Record(
@@ -160,40 +154,14 @@ def _record(
         schedule=params.schedules[0],
         steps=len(scores),
         step_ms=1e3 * step,
-        auc=_auc(labels, scores),
+        auc=auc(labels, scores),
         stale_reads=account.stale_share,
         mean_missed=account.mean_missed,
         stale_mass=account.stale_mass_share,
         simulated=tuple(float(result.seconds[part].max()) for part in parts),
-        curve=tuple(_auc(labels[part], scores[part]) for part in parts),
+        curve=tuple(auc(labels[part], scores[part]) for part in parts),
         seconds=seconds,
     )
-
-
-def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    if not np.isfinite(scores).all():
-        return float("nan")
-    return float(roc_auc_score(labels.ravel(), scores.ravel()))
-
-
-def _features(params: Params, sizes: dict[str, int], seed: int) -> dict[str, embsim.FeatureConfig]:
-    def config(place: int, name: str) -> embsim.FeatureConfig:
-        rng = np.random.default_rng([seed, place])
-        table = embsim.TableConfig(
-            sizes[name],
-            params.dim,
-            lambda shape, dtype: rng.normal(0.0, params.initial_stddev, shape).astype(dtype),
-            name=name,
-        )
-        return embsim.FeatureConfig(table, name=name)
-
-    return {name: config(place, name) for place, name in enumerate(flights.FEATURES)}
-
-
-def _batches(data: flights.Flights, size: int, steps: int) -> Any:
-    for step in range(steps):
-        part = slice(step * size, (step + 1) * size)
-        yield {name: data.ids[name][part] for name in flights.FEATURES}, data.late[part]
 
 
 # --- what is shown

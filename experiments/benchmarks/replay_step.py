@@ -22,6 +22,7 @@ from embsim.simulation.replay import Dense, replay
 from embsim.simulation.timeline import run
 
 from ..models.deepfm_dense import dense
+from ..replays import adagrad
 
 FEATURES, ROWS, DIM, SAMPLES = 26, 10_000, 16, 4096
 SCHEDULES = ("sequential()", "tpu_embedding_pipelined()", "stale(4)")
@@ -52,7 +53,9 @@ def job(steps: int) -> Job:
         for _ in range(steps)
     ]
     features = {n: embsim.FeatureConfig(t, name=n) for n, t in zip(names, tables, strict=True)}
-    return Job(features, batches, dense(0, FEATURES, DIM, (64, 32), 0.05), embsim.Adagrad(0.05))
+    return Job(
+        features, batches, dense(0, FEATURES, DIM, (64, 32), adagrad(0.05)), embsim.Adagrad(0.05)
+    )
 
 
 def by_engine(made: Job, schedule: str) -> float:
