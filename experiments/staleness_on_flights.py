@@ -295,5 +295,6 @@ def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(labels, scores)) if np.isfinite(scores).all() else float("nan")
 
 
+STUDY = study.Study("staleness_on_flights", Params, run, report, figure, flights.provenance)
 if __name__ == "__main__":
-    study.main(study.Study("staleness_on_flights", Params, run, report, figure, flights.provenance))
+    study.main(STUDY)

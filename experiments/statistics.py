@@ -40,6 +40,12 @@ class PairedDifference:
         return detection_limit(self.sd, len(self.differences), self.floor)
 
     @property
+    def half_width(self) -> float:
+        """Of the 95 % interval of the mean."""
+        n = len(self.differences)
+        return float(student.ppf(0.975, n - 1)) * self.sd / float(np.sqrt(n))
+
+    @property
     def verdict(self) -> str:
         """gain, loss, no detectable change, no claim, or diverged."""
         n = len(self.differences)
@@ -86,10 +92,10 @@ def at_least(factor: float, larger: PairedDifference, smaller: PairedDifference)
     if larger.verdict != "loss":
         return larger.verdict
     margin = factor * np.array(smaller.differences) - np.array(larger.differences)
-    mean, sd = mean_and_sd(margin)
+    mean = float(np.mean(margin))
     if not np.isfinite(mean):
         return "diverged"
-    half_width = student.ppf(0.975, len(margin) - 1) * sd / np.sqrt(len(margin))
+    half_width = PairedDifference(tuple(margin.tolist())).half_width
     if mean - half_width >= 0:
         return "holds"
     return "does not hold" if mean + half_width < 0 else "undecided"

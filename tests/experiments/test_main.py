@@ -1,0 +1,40 @@
+"""python -m experiments: the list, and a run by name."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import __main__ as command
+from experiments import one_stale_step
+
+
+def test_every_study_is_listed_with_its_question_and_last_result(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    made = tmp_path / "one_stale_step" / "20260101T000000Z"
+    made.mkdir(parents=True)
+    (made / "report.txt").write_text("x")
+    (tmp_path / "one_stale_step" / "20270101T000000Z").mkdir()  # was not finished
+    command.main(["list", "--out", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    for name in command.NAMES:
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        assert "?" in line
+        assert ("20260101T000000Z" if name == "one_stale_step" else "never run here") in line
+
+
+def test_every_file_with_a_study_has_its_name_in_the_list():
+    files = Path(one_stale_step.__file__).parent.glob("*.py")
+    having = {file.stem for file in files if "\nSTUDY = " in file.read_text()}
+    assert having == set(command.NAMES)
+    assert all(command.study_of(name).name == name for name in command.NAMES)
+
+
+def test_a_study_runs_by_its_name(tmp_path, capsys):
+    command.main(["run", "overlap_bound", "--smoke", "--jobs", "1", "--out", str(tmp_path)])
+    assert "Above the bound: 0 of 32" in capsys.readouterr().out
+    assert command.last_result("overlap_bound", tmp_path) != "never run here"
+
+
+def test_another_name_is_refused():
+    with pytest.raises(SystemExit, match=r"there is no study 'x'; it must be one of"):
+        command.main(["run", "x"])
