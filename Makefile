@@ -1,5 +1,6 @@
 # make study   what stale embeddings cost, on real data     make study ARGS=--smoke
 # make test    everything that CI runs
+# make report-check   all smoke tests of studies, their report, and that a real browser shows it (needs chromium)
 # make oracles embsim beside TensorFlow, PyTorch, FBGEMM and optax
 # make tpu-check   the kernels on a real TPU, compared and timed; a report to send back. make tpu-check ARGS=--quick
 #
@@ -14,15 +15,16 @@ ARGS ?=
 TORCH ?=
 TPU ?=
 ORACLES := tests/oracles
+REPORT := results/smoke
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: study test lint types pytest format nightly bundles oracles tpu-check clean
+.PHONY: study report-check test lint types pytest format nightly bundles oracles tpu-check clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/installed-experiments
-	$(BIN)/python -m experiments.staleness_on_flights $(ARGS)
+	$(BIN)/python -m experiments run staleness_on_flights $(ARGS)
 
 test: lint types pytest
 
@@ -57,6 +59,13 @@ nightly: $(VENV)/installed-test
 	    echo "nightly: no python$$version here, not tested"; \
 	  fi; \
 	done
+
+report-check: $(VENV)/installed-test
+	for name in $$($(BIN)/python -c 'from experiments.__main__ import NAMES; print(*NAMES)'); do \
+	  $(BIN)/python -m experiments run $$name --smoke --out $(REPORT) || exit 1; \
+	done
+	$(BIN)/python -m experiments report --out $(REPORT)
+	$(BIN)/python -m tests.experiments.browser $(REPORT)/report.html
 
 # What kernels cost a TPU, against budgets.json. Needs libtpu and one of the versions that stand there.
 bundles: $(VENV)/installed-test

@@ -1,7 +1,8 @@
 """The studies, by name.
 
-python -m experiments list                  what there is, and where its last result lies
+python -m experiments list                  what there is: question, cost, data, last result
 python -m experiments run NAME [options]    one of them; --help after the name says its options
+python -m experiments report                all results on one page, results/report.html
 """
 
 import argparse
@@ -12,61 +13,75 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from . import study
+from . import page, results, study
 
 NAMES = (
     "staleness_on_flights",
     "one_stale_step",
     "hybrid_against_async",
+    "stability",
     "optimizers",
     "batch_size",
     "exact_lookahead",
     "conflict_rate",
     "row_clocks",
     "overlap_bound",
+    "zero_tables",
+    "drain_period",
     "quality_in_time",
+    "timing_validation",
 )
 
 
 def study_of(name: str) -> study.Study:
     """Raises SystemExit: no such study."""
     if name not in NAMES:
-        raise SystemExit(f"experiments: there is no study {name!r}; it must be one of {NAMES}")
+        raise SystemExit(
+            f"experiments: there is no study {name!r}; it must be one of {', '.join(NAMES)}"
+        )
     return import_module(f"experiments.{name}").STUDY
-
-
-def question(name: str) -> str:
-    """The first line of the study's text."""
-    return (import_module(f"experiments.{name}").__doc__ or "").partition("\n")[0]
-
-
-def last_result(name: str, results: Path) -> str:
-    """The directory of the last run that was finished."""
-    finished = sorted((results / name).glob("*/report.txt"))
-    return str(finished[-1].parent) if finished else "never run here"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser("python -m experiments", description="studies of embsim")
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="names, questions, last results")
-    listing.add_argument("--out", type=Path, metavar="DIR", default=Path("results"))
-    running = commands.add_parser("run", help="one study", add_help=False)
-    running.add_argument("name", metavar="NAME")
+    commands.add_parser("run", help="one study", add_help=False).add_argument("name")
+    listing = commands.add_parser("list", help="names, questions, costs, data, last results")
+    reporting = commands.add_parser("report", help="all results on one page")
+    for command in (listing, reporting):
+        command.add_argument("--out", type=Path, metavar="DIR", default=Path("results"))
     options, rest = parser.parse_known_args(arguments)
     if options.command == "run":
         study.main(study_of(options.name), rest)
         return
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
+    studies = [study_of(name) for name in NAMES]
+    if options.command == "report":
+        print(page.write(studies, options.out))
+    else:
+        Console(soft_wrap=True).print(_listed(studies, options.out))
+
+
+def _listed(studies: list[study.Study], out: Path) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("study", "question", "runs", "last result"):
-        table.add_column(heading, justify="right" if heading == "runs" else "left")
-    for name in NAMES:
-        runs = len(study.single_runs(study_of(name).params()))
-        table.add_row(name, question(name), str(runs), last_result(name, options.out))
-    Console(soft_wrap=True).print(table)
+    for heading in ("study", "question", "minutes", "data", "last result"):
+        justify = "right" if heading == "minutes" else "left"
+        table.add_column(heading, justify=justify, no_wrap=heading == "study")
+    for each in studies:
+        data = each.data(each.params())["data"]
+        last = results.last(out, each.name)
+        table.add_row(each.name, each.question, f"{each.minutes:g}", data, _last(last))
+    return table
+
+
+def _last(result: results.Finished | None) -> str:
+    if result is None:
+        return "none here"
+    summary = result.summary
+    size = "" if summary["size"] == "default" else f" ({summary['size']})"
+    return f"{summary['finished']}{size}: {summary['verdict']}"
 
 
 if __name__ == "__main__":

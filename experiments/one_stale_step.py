@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import embsim
-from embsim.simulation.pipelines import Pipeline, stale
 
-from . import study, sweep
+from . import statistics, study, sweep
 from .data import flights
 from .replays import Setup, adagrad
 
@@ -49,26 +48,33 @@ def _setup(variant: str, backend: str) -> Setup:
     return Setup(embsim.Adagrad(learning_rate=0.8), adagrad(0.1), 256, backend=backend)
 
 
-def _pipeline(variant: str, staleness: int) -> Pipeline:
-    return stale(staleness)
-
-
 def run(params: Params) -> list[sweep.Record]:
     """One record per point of the sweep."""
-    return sweep.run(params, _setup, _pipeline)
+    return sweep.run(params, _setup)
+
+
+def verdict(records: list[sweep.Record]) -> str:
+    """Holds if the 95 % interval of the change is within the bound."""
+    return statistics.within(WITHIN_BP, sweep.change(sweep.cells(records), "Adagrad", 1))
 
 
 def report(records: list[sweep.Record]) -> str:
     """The table, and what became of the expectation."""
-    found = sweep.change(sweep.cells(records), "Adagrad", 1)
-    low, high = found.mean - found.limit, found.mean + found.limit
-    held = "holds" if low > -WITHIN_BP and high < WITHIN_BP else "is not shown"
+    low, high = sweep.change(sweep.cells(records), "Adagrad", 1).interval
     return (
-        f"{sweep.report(records)}\nExpected: within {WITHIN_BP:.0f} bp at staleness 1. Found "
-        f"{found.mean:+.1f}, give or take {found.limit:.1f}: it {held}."
+        f"{sweep.report(records)}\nExpected at staleness 1: within {WITHIN_BP:.0f} bp. 95 % "
+        f"interval: {low:+.1f} to {high:+.1f} bp: {verdict(records)}."
     )
 
 
-STUDY = study.Study("one_stale_step", Params, run, report, sweep.figure, flights.provenance)
-if __name__ == "__main__":
-    study.main(STUDY)
+STUDY = study.Study(
+    "one_stale_step",
+    Params,
+    sweep.Record,
+    run,
+    report,
+    verdict,
+    sweep.figure,
+    lambda params: flights.provenance(),
+    minutes=1,
+)

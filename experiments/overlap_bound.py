@@ -101,6 +101,15 @@ def _of(params: Params) -> list[Record]:
 # --- what is shown
 
 
+def _above(records: list[Record]) -> int:
+    return sum(r.speedup > r.bound * (1 + 1e-9) for r in records)
+
+
+def verdict(records: list[Record]) -> str:
+    """No speed-up is above its bound."""
+    return "does not hold" if _above(records) else "holds"
+
+
 def report(records: list[Record]) -> str:
     """Speed-ups beside their bounds."""
     groups = [
@@ -117,7 +126,7 @@ def report(records: list[Record]) -> str:
     names = ("workload", "on", "schedule")
     columns = [*((n, "left") for n in names), ("ms/step", "right"), ("faster", "right")]
     columns += [("at most", "right"), ("busiest", "left")]
-    over = sum(r.speedup > r.bound * (1 + 1e-9) for r in records)
+    over = _above(records)
     near = np.mean([r.speedup / r.bound for r in records if r.schedule == "stale(16)"])
     return (
         f"{text_table(columns, groups)}\nAbove the bound: {over} of {len(records)}. stale(16) "
@@ -141,10 +150,18 @@ def figure(records: list[Record]) -> Any:
     return canvas
 
 
-def _data() -> dict[str, str]:
+def _data(params: Params) -> dict[str, str]:
     return {"data": "embsim.simulation.zoo"}
 
 
-STUDY = study.Study("overlap_bound", Params, run, report, figure, _data)
-if __name__ == "__main__":
-    study.main(STUDY)
+STUDY = study.Study(
+    "overlap_bound",
+    Params,
+    Record,
+    run,
+    report,
+    verdict,
+    figure,
+    _data,
+    minutes=0.1,
+)

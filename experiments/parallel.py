@@ -1,38 +1,55 @@
-"""Independent runs in separate processes, one thread each."""
+"""Independent runs in separate processes, one thread each; through joblib, so also on a cluster.
 
-import multiprocessing
+    map_unordered(run, points, jobs=2)                         processes on this machine (loky)
+    map_unordered(run, points, jobs=2, where="threading")      threads: nothing is copied or killed
+    map_unordered(run, points, jobs=64, where="dask=tcp://scheduler:8786")
+    map_unordered(run, points, jobs=64, where="ray")           the cluster of ray.init()
+
+A cluster's machines need embsim[experiments] installed, in the same version.
+"""
+
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
+from contextlib import ExitStack
 from typing import Any
+
+import joblib
 
 import embsim
 
+KINDS = ("loky", "threading", "dask", "ray")
+
 
 def map_unordered(
-    function: Callable[[Any], Any], arguments: Sequence[Any], jobs: int
+    function: Callable[[Any], Any], arguments: Sequence[Any], jobs: int, where: str = "loky"
 ) -> Iterator[tuple[int, Any]]:
     """(position, function(arguments[position])) as they finish.
 
-    Workers are spawned, never forked: JAX and Numba hold threads. If the caller stops early, or a
-    call fails, the workers are stopped: nothing waits for what is still running.
+    Processes are started anew, never forked: JAX and Numba hold threads. If the caller stops early,
+    or a call fails, they are stopped: nothing waits for what is still running.
+
+    Raises:
+      ValueError: `where` is none of KINDS.
+      ImportError: its package is not installed.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(arguments)), context, _prepare_worker)
-    others = multiprocessing.active_children()
-    try:
-        futures = {pool.submit(function, argument): i for i, argument in enumerate(arguments)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException:  # Ctrl-C, a failed call, or a caller that wants no more: do not wait
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in set(multiprocessing.active_children()) - set(others):
-            worker.terminate()
-        raise
-    pool.shutdown()
+    if not arguments:
+        return
+    with ExitStack() as stack:
+        backend = _backend(where, stack)
+        # At least two, or joblib would run the calls in this process, with its threads.
+        stack.enter_context(joblib.parallel_config(backend, n_jobs=max(2, jobs)))
+        how: dict[str, Any] = {"pre_dispatch": jobs, "batch_size": 1}
+        pool = joblib.Parallel(return_as="generator_unordered", **how)
+        here = os.getpid() if backend == "loky" else None
+        calls = (joblib.delayed(_call)(function, *each, here) for each in enumerate(arguments))
+        finished: Any = pool(calls)
+        try:
+            yield from finished
+        finally:
+            finished.close()
 
 
 def num_cores() -> int:
@@ -42,18 +59,55 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _prepare_worker() -> None:
+def _backend(where: str, stack: ExitStack) -> str:
+    kind, _, address = where.partition("=")
+    if kind not in KINDS or (address and kind != "dask"):
+        raise ValueError(
+            f"experiments: runs cannot be made by {where!r}; it must be one of {', '.join(KINDS)}, "
+            "or dask=ADDRESS of a scheduler"
+        )
+    if kind == "dask":
+        from distributed import Client  # not needed without a cluster
+
+        stack.enter_context(Client(address) if address else Client(set_as_default=True))
+    elif kind == "ray":
+        from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
+
+        register_ray()
+    return kind
+
+
+def _call(
+    function: Callable[[Any], Any], position: int, argument: Any, parent: int | None
+) -> tuple[int, Any]:
+    _prepare(parent)
+    return position, function(argument)
+
+
+_prepared = False
+
+
+def _prepare(parent: int | None) -> None:
+    """Once in each process: one thread, Ctrl-C left to the parent, gone with the parent.
+
+    Args:
+      parent: the process that started this one for itself alone; None of others, of threads too.
+    """
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
     # XLA reads this when its first program runs, not when jax is imported.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     embsim.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _exit_with_parent() -> None:
-    """A worker whose parent was killed would otherwise wait for work forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
+def _exit_with(parent: int) -> None:
+    """A worker whose parent was killed would otherwise wait for work."""
+    while os.getppid() == parent:
+        time.sleep(1)
     os._exit(1)

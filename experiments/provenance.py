@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: git_changes, a hash, in place of git_dirty; rows_of_run
 _PACKAGES = ("embsim", "numpy", "numba", "jax", "scikit-learn")
 
 
@@ -19,7 +19,7 @@ def of_code() -> dict[str, str | bool | int]:
     return {
         "schema_version": SCHEMA_VERSION,
         "git_commit": _git("rev-parse", "HEAD") or "unknown",
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_changes": _changes(),
         "version_python": platform.python_version(),
         **versions,
     }
@@ -33,6 +33,20 @@ def of_params(params: Any) -> dict[str, Any]:
     return {"params_sha256": digest[:12], **fixed}
 
 
+def _changes() -> str:
+    """A hash over what differs from the commit, files that git does not know among it; "" if
+    nothing does.
+    """
+    known, unknown = _git("diff", "HEAD"), _git("ls-files", "-z", "--others", "--exclude-standard")
+    if not known and not unknown:
+        return ""
+    digest = hashlib.sha256(known.encode())
+    for name in filter(None, unknown.split("\0")):
+        path = Path(__file__).parent.parent / name
+        digest.update(name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()[:12]
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -41,7 +55,7 @@ def _version(package: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    root = Path(__file__).parent
+    root = Path(__file__).parent.parent
     try:
         done = subprocess.run(("git", *arguments), cwd=root, capture_output=True, text=True)
     except OSError:

@@ -46,6 +46,11 @@ class PairedDifference:
         return float(student.ppf(0.975, n - 1)) * self.sd / float(np.sqrt(n))
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence, of the mean."""
+        return self.mean - self.half_width, self.mean + self.half_width
+
+    @property
     def verdict(self) -> str:
         """gain, loss, no detectable change, no claim, or diverged."""
         n = len(self.differences)
@@ -75,6 +80,23 @@ def detection_limit(sd: float, n: int, floor: float = 0.0) -> float:
         return np.inf
     quantiles = student.ppf(0.975, n - 1) + student.ppf(0.80, n - 1)
     return float(max(floor, quantiles * sd / np.sqrt(n)))
+
+
+def within(bound: float, change: PairedDifference) -> str:
+    """Is the true change less than `bound` in size?
+
+    'holds' or 'does not hold' if the whole 95 % interval is inside or outside, 'undecided', or why
+    there is no claim. A mean inside alone says little: it may be so by chance.
+
+    >>> within(10, PairedDifference((-1.0, 2.0, -1.0, 0.0, -1.0)))
+    'holds'
+    """
+    if not np.isfinite(change.differences).all() or len(change.differences) < MIN_PAIRS:
+        return change.verdict
+    low, high = change.interval
+    if -bound < low and high < bound:
+        return "holds"
+    return "does not hold" if low >= bound or high <= -bound else "undecided"
 
 
 def at_least(factor: float, larger: PairedDifference, smaller: PairedDifference) -> str:

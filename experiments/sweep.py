@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from embsim.simulation.pipelines import Pipeline
+from embsim.simulation.pipelines import Pipeline, stale
+from embsim.simulation.replay import Replayed
 
 from . import plots, statistics, study
 from .data import flights
-from .replays import Setup, held_out_auc, train
+from .replays import Setup, held_out_auc, scored, train
 from .tables import text_table
 
 HELD_OUT = 0.1
@@ -50,7 +51,9 @@ class Params:
 class Record:
     """One training. Equal trainings compare equal: `seconds` is no part of the result.
 
-    `moved`: rows that caches got and sent, over those that batches asked for; 0 without caches.
+    `early_loss`: mean log loss of the first twentieth of the batches, each scored before the model
+    was trained on it; `moved`: rows that caches got and sent, over those that batches asked for; 0
+    without caches.
     """
 
     seed: int
@@ -58,6 +61,7 @@ class Record:
     staleness: int
     steps: int
     auc: float
+    early_loss: float
     missed: float
     stale_mass: float
     moved: float
@@ -67,14 +71,15 @@ class Record:
 def run(
     params: Params,
     setup: Callable[[str, str], Setup],
-    pipeline: Callable[[str, int], Pipeline],
+    pipeline: Callable[[str, int], Pipeline] | None = None,
 ) -> list[Record]:
     """One record per point of the sweep, in the order of `study.single_runs`.
 
     Args:
       setup: of a variant, with the backend's name.
-      pipeline: of a variant and a staleness.
+      pipeline: of a variant and a staleness; by default tables are that stale, dense weights fresh.
     """
+    pipeline = pipeline or (lambda _, staleness: stale(staleness))
     return [_one(single, setup, pipeline) for single in study.single_runs(params)]
 
 
@@ -94,11 +99,17 @@ def _one(
         staleness=staleness,
         steps=len(result.scores),
         auc=held_out_auc(result, held_out),
+        early_loss=_early_loss(result, training),
         missed=account.mean_missed,
         stale_mass=account.stale_mass_share,
         moved=(rows.get("got", 0) + rows.get("sent", 0)) / (rows.get("asked", 0) or 1),
         seconds=time.perf_counter() - start,
     )
+
+
+def _early_loss(result: Replayed, data: flights.Flights) -> float:
+    labels, scores = (a[: max(1, len(a) // 20)].astype(np.float64) for a in scored(result, data))
+    return float(np.mean(np.logaddexp(0.0, scores) - labels * scores))
 
 
 def split(count: int | None, epochs: int, seed: int) -> tuple[flights.Flights, flights.Flights]:

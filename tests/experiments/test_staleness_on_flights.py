@@ -8,7 +8,6 @@ import pytest
 
 from experiments import staleness_on_flights as flights_study
 from experiments import study
-from experiments.data import flights
 from experiments.staleness_on_flights import ALL, NO_BURST, NO_CALENDAR, Params, Record
 
 SMALL = Params(seeds=(0,), orders=("time",), feature_sets=(ALL,), staleness=(0, 1), flights=1300)
@@ -31,7 +30,7 @@ def test_the_points_of_the_sweep_run_alone_as_they_do_together() -> None:
 
 
 def test_the_sizes_of_the_study() -> None:
-    assert (len(Params().seeds), Params().staleness) == (5, (0, 1, 16))
+    assert (len(Params().seeds), Params().staleness) == (5, (0, 1, 4, 16))
     assert Params.full().staleness == (0, 1, 4, 16, 64)
     assert len(Params.smoke().seeds) < 5
 
@@ -64,6 +63,10 @@ def test_the_report_says_what_five_seeds_allow() -> None:
     assert "at least 10x the shuffled loss: 150.0 against 4.0 bp: holds" in text
     assert "at least 2x the loss without origin_day: 150.0 against 170.0 bp: does not hold" in text
     assert "no loss" not in text
+    assert flights_study.verdict(made_up(5, LOSSES)) == (
+        "at least 10x the shuffled loss: holds; "
+        "at least 2x the loss without origin_day: does not hold"
+    )
 
 
 def test_the_report_of_four_seeds_claims_nothing() -> None:
@@ -76,17 +79,9 @@ def test_the_report_of_four_seeds_claims_nothing() -> None:
 def test_the_command_writes_rows_report_and_figure(tmp_path, monkeypatch, capsys) -> None:
     sweep = Params(seeds=(0,), staleness=(0, 1), flights=700)
     monkeypatch.setattr(Params, "smoke", classmethod(lambda cls: sweep))
-    described = study.Study(
-        "staleness_on_flights",
-        Params,
-        flights_study.run,
-        flights_study.report,
-        flights_study.figure,
-        flights.provenance,
-    )
     rate = ["--param", "embedding_learning_rate=0.25"]
     arguments = ["--smoke", "--jobs", "1", "--out", str(tmp_path), *rate]
-    records = study.main(described, arguments)
+    records = study.main(flights_study.STUDY, arguments)
     (directory,) = (tmp_path / "staleness_on_flights").iterdir()
     rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
     assert sorted(row["auc"] for row in rows) == sorted(record.auc for record in records)
@@ -102,7 +97,6 @@ def test_the_command_writes_rows_report_and_figure(tmp_path, monkeypatch, capsys
     "bad", [["--seeds", "0"], ["--smoke", "--full"], ["--jobs", "-1"], ["--param", "seeds=3"]]
 )
 def test_wrong_arguments_end_with_a_usage(bad: list[str], capsys) -> None:
-    described = study.Study("x", Params, flights_study.run, str, str, dict)
     with pytest.raises(SystemExit):
-        study.main(described, bad)
-    assert "usage: python -m experiments.x" in capsys.readouterr().err
+        study.main(flights_study.STUDY, bad)
+    assert "usage: python -m experiments run staleness_on_flights" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from experiments import (
     row_clocks,
     study,
     sweep,
+    zero_tables,
 )
 from experiments.sweep import Record
 
@@ -28,6 +29,7 @@ def test_the_points_of_the_sweep_run_alone_as_they_do_together(records):
     (alone,) = one_stale_step.run(dataclasses.replace(SMALL, staleness=(1,)))
     assert alone == records[1]
     assert [r.steps for r in records] == [2 * 2700 // 256] * 2
+    assert records[0].early_loss == records[1].early_loss  # of one batch, which misses nothing
     fresh, stale = records
     assert fresh.auc != stale.auc and 0.5 < fresh.auc < 0.8
     assert (fresh.missed, fresh.stale_mass) == (0, 0) and stale.missed > 0 < stale.stale_mass
@@ -47,7 +49,10 @@ def test_a_tenth_is_held_out_and_each_epoch_has_an_order_of_its_own():
 def made_up(losses, seeds=5, moved=lambda staleness: 0.0):
     """Records in which a cell (variant, staleness) costs so many bp, the same in each seed."""
     return [
-        Record(seed, variant, k, 10, 0.7 + seed / 1000 - 1e-4 * loss, 0.5 * k, 0.1, moved(k), 1.0)
+        Record(
+            *(seed, variant, k, 10, 0.7 + seed / 1000 - 1e-4 * loss),
+            *(0.5 + loss / 100, 0.5 * k, 0.1, moved(k), 1.0),
+        )
         for seed in range(seeds)
         for (variant, k), loss in losses.items()
     ]
@@ -67,11 +72,20 @@ def test_changes_are_paired_by_seed():
     assert "-30.0 ± 0.0" in sweep.report(made) and "5 seeds" in sweep.report(made)
 
 
-@pytest.mark.parametrize(("loss", "held"), [(2.0, "it holds"), (9.0, "it is not shown")])
+@pytest.mark.parametrize(
+    ("loss", "held"), [(2.0, "holds"), (9.0, "undecided"), (11.0, "undecided"), (15.0, "does not")]
+)
 def test_one_stale_step_is_within_ten_bp_only_with_its_uncertainty(loss, held):
+    """The 95 % interval of 2 bp times (-2..2) is ± 3.93; its detection limit, 5.23, is another."""
     made = made_up({("Adagrad", 0): 0.0, ("Adagrad", 1): loss})
     shaken = [dataclasses.replace(r, auc=r.auc + 2e-4 * r.staleness * (r.seed - 2)) for r in made]
-    assert held in one_stale_step.report(shaken)
+    assert one_stale_step.verdict(shaken).startswith(held)
+    text = one_stale_step.report(shaken)
+    assert f"95 % interval: {-loss - 3.93:+.1f} to {-loss + 3.93:+.1f} bp: {held}" in text
+    near = [dataclasses.replace(r, auc=r.auc - 3.4e-4 * r.staleness) for r in shaken]
+    if loss == 2.0:  # -5.4 ± 3.9: inside; by the detection limit it would not be
+        assert one_stale_step.verdict(near) == "holds"
+    assert one_stale_step.verdict([r for r in shaken if r.seed < 4]) == "no claim: 4 of 5 seeds"
 
 
 @pytest.mark.parametrize(("loss", "held"), [(50.0, "holds"), (20.0, "does not hold")])
@@ -79,6 +93,13 @@ def test_async_loses_three_times_what_hybrid_loses_or_not(loss, held):
     cells = {("hybrid", 0): 0.0, ("hybrid", 16): 10.0, ("async", 0): 0.0, ("async", 16): loss}
     line = hybrid_against_async.report(made_up(cells)).splitlines()[-1]
     assert line.endswith(f": {held}") and f"{loss:.1f} against 10.0" in line
+
+
+def test_the_verdict_on_async_is_at_each_staleness_from_16_on():
+    cells = {(v, k): 0.0 for v in ("hybrid", "async") for k in (0, 8, 16, 32)}
+    cells |= {("hybrid", 16): 10.0, ("async", 16): 50.0, ("hybrid", 32): 10.0, ("async", 32): 20.0}
+    said = hybrid_against_async.verdict(made_up(cells))
+    assert said == "at 16: holds; at 32: does not hold"
 
 
 def test_async_has_stale_dense_weights_and_hybrid_has_not():
@@ -94,15 +115,23 @@ def test_batch_sizes_are_compared_at_staleness_0():
     text = batch_size.report(made_up(cells))
     assert "B = 1024 against B = 256: -40.0 bp: loss" in text
     assert "B = 1024, staleness 8: -50.0 bp: loss" in text
+    assert batch_size.verdict(made_up(cells)) == "holds"
+    cells["B = 256", 8] = 0.0
+    assert batch_size.verdict(made_up(cells)) == (
+        "a loss, as expected: B = 1024 against B = 256; B = 1024, staleness 8; of 3"
+    )
     assert batch_size._setup("B = 1024", "reference").batch_size == 1024
 
 
 def test_optimizers_that_gain_by_staleness_refute_the_expectation():
     cells = {("SGD x 1", 0): 0.0, ("SGD x 1", 8): float("nan"), ("Adam x 1", 0): 0.0}
     text = optimizers.report(made_up({**cells, ("Adam x 1", 8): 30.0}))
-    assert "SGD x 1: +nan at 8 bp: diverged at 8" in text and text.endswith("Holds.")
+    assert "SGD x 1: +nan at 8 bp: diverged at 8" in text and text.endswith("It holds.")
     text = optimizers.report(made_up({**cells, ("Adam x 1", 8): -30.0}))
-    assert text.endswith("Does not hold of Adam x 1.")
+    assert text.endswith("It does not hold of Adam x 1.")
+    assert optimizers.verdict(made_up({("Adam x 1", 0): 0.0, ("Adam x 1", 8): 0.0}, 2)) == (
+        "no claim: 2 of 5 seeds"
+    )
 
 
 def test_variants_of_optimizers_have_twice_the_rate():
@@ -122,7 +151,8 @@ def test_caches_with_clocks_move_fewer_rows_for_longer_bounds():
 
 
 @pytest.mark.parametrize(
-    "module", [one_stale_step, hybrid_against_async, batch_size, optimizers, row_clocks]
+    "module",
+    [one_stale_step, hybrid_against_async, batch_size, optimizers, row_clocks, zero_tables],
 )
 def test_each_study_has_sizes_and_a_figure(module):
     for params in (module.Params(), module.Params.smoke(), module.Params.full()):
@@ -133,3 +163,25 @@ def test_each_study_has_sizes_and_a_figure(module):
     (axes,) = module.STUDY.figure(made_up(cells)).axes
     assert len(axes.containers) == len(default.variants)
     assert "Expectation (written before the run)" in module.__doc__
+
+
+def of_tables(adagrad, sgd, normal=0.0):
+    losses = {}
+    for optimizer, loss in (("Adagrad", adagrad), ("SGD", sgd)):
+        for law, bp in (("zeros", loss), ("normal", normal)):
+            losses |= {(f"{optimizer}, {law}", 0): 0.0, (f"{optimizer}, {law}", 1): bp}
+    return made_up(losses)
+
+
+def test_tables_of_zeros_must_lose_what_normal_ones_do_not():
+    assert zero_tables.verdict(of_tables(15.0, 5.0)) == "Adagrad: holds; SGD: does not hold"
+    assert zero_tables.verdict(of_tables(15.0, -15.0)) == "Adagrad: holds; SGD: does not hold"
+    assert zero_tables.verdict(of_tables(15.0, 5.0, normal=15.0)).startswith("Adagrad: does not")
+    assert zero_tables.verdict(of_tables(float("nan"), 5.0)).startswith("Adagrad: holds")
+    text = zero_tables.report(of_tables(15.0, 5.0))
+    assert "Adagrad, zeros: 0.5000 at 0, 0.6500 at 1" in text
+
+
+def test_tables_of_zeros_are_zeros():
+    assert zero_tables._setup("SGD, zeros", "reference").initial_stddev == 0
+    assert zero_tables._setup("SGD, normal", "reference").initial_stddev == 0.03

@@ -4,12 +4,11 @@ seen."""
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from embsim.simulation.stages import Assumptions
 from experiments import timing_validation as validation
 from experiments.data.published_timings import POINTS
-from experiments.timing_validation import Fit, fit, log_errors, ranking, splits
+from experiments.timing_validation import Fit, Record, fit, log_errors, splits
 
 
 def test_halves_share_no_point_and_are_all_together():
@@ -46,25 +45,18 @@ def test_published_halves_are_predicted_within_a_factor_of_three():
     assert np.exp(errors.max()) < 3
 
 
-def test_pipelines_of_torchrec_come_in_their_published_order():
-    """In time, and in what they hold."""
-    results = ranking()
-    times = [each.step_seconds for each in results]
-    assert times == sorted(times, reverse=True) and len(set(times)) == 3
-    published = [seconds for seconds, _ in validation.PIPELINES.values()]
-    assert published == sorted(published, reverse=True)
-    assert results[2].buffer_bytes > results[1].buffer_bytes >= results[0].buffer_bytes
-
-
-def test_base_overlaps_nothing():
-    timeline = ranking()[0].timeline
-    assert sum(timeline.busy.values()) == pytest.approx(timeline.seconds)
-
-
-def test_the_command_prints_every_point_and_writes_a_picture(tmp_path, capsys, monkeypatch):
+def test_every_held_out_point_is_printed_and_drawn(monkeypatch):
     monkeypatch.setattr(validation, "fit", lambda points: validation.uncalibrated())
-    validation.main(["--out", str(tmp_path)])
-    text = capsys.readouterr().out
+    records = validation.run(validation.Params())
+    text = validation.report(records)
     assert all(point.name in text for point in POINTS)
     assert "all but h100" in text and "SparseDist: sequential()" in text
-    assert (tmp_path / "timing_validation" / "figure.png").stat().st_size > 10_000
+    by = {r.point: r for r in records if r.split == "nothing"}
+    assert all(r.predicted == by[r.point].predicted for r in records)
+    (axes,) = validation.figure(records).axes
+    assert sum(len(line.get_xdata()) for line in axes.lines[:-1]) == 2 * len(POINTS)
+
+
+def test_the_verdict_is_of_the_halves():
+    made = [Record("odd points", "a", "examples", 1.0, 2.0), Record("nothing", "a", "x", 1.0, 9.0)]
+    assert validation.verdict(made) == "held-out halves: off by 2.00 typically, 2.00 at worst"
