@@ -25,6 +25,7 @@ from .initializers import constant as constant
 from .initializers import row_id as row_id
 from .initializers import truncated_normal as truncated_normal
 from .initializers import uniform as uniform
+from .loading import Loader as Loader
 from .optimizers import FTRL as FTRL
 from .optimizers import SGD as SGD
 from .optimizers import Adagrad as Adagrad

@@ -8,8 +8,6 @@ A failed call changes nothing: everything that can fail comes before the first a
 """
 
 import sys
-import threading
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +19,7 @@ from . import schedule as law
 from ._queue import Activations, BatchQueue, by_feature, plan_batch
 from ._saved import Saved, load_state, saved_state
 from ._signals import ctrl_c_waits
+from ._turns import Turns
 from .backend import Backend, get_backend
 from .batch import Batch, make_batch
 from .config import FeatureConfig, integer
@@ -73,10 +72,9 @@ class Engine:
         self._queue = BatchQueue(integer("queue_capacity", queue_capacity, minimum=1))
         self._progress = Progress()
         self._outputs: tuple[Output, ...] | None = None  # of the newest batch
-        self._before_run: tuple[Any, ...] | None = None
-        self._saved = -1  # steps submitted when it was last saved
-        self._closed = False
-        self._changed = threading.Condition(threading.RLock())
+        self._before_run: Any = None  # progress and pending updates
+        self._saved, self._closed = -1, False  # saved: the steps submitted when it last was
+        self._changed = Turns()
 
     @property
     def progress(self) -> Progress:
@@ -113,17 +111,14 @@ class Engine:
         """
         self.create_tables("enqueue")
         entry = plan_batch(batch, self.tables, self._store.backend, training)
-        deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while self._queue.is_full:
-                left = None if deadline is None else deadline - time.monotonic()
-                if not blocking or (left is not None and left <= 0):
-                    raise DeadlockError(
-                        f"enqueue: the queue of capacity {self._queue.capacity} is full "
-                        f"({self._contents()}); missing call: dequeue"
-                    )
-                self._changed.wait(left)
-                self._check_open("enqueue")
+            has_room = lambda: self._closed or not self._queue.is_full  # noqa: E731
+            if not self._changed.wait_for(has_room, timeout if blocking else 0):
+                raise DeadlockError(
+                    f"enqueue: the queue of capacity {self._queue.capacity} is full "
+                    f"({self._contents()}); missing call: dequeue"
+                )
+            self._check_open("enqueue")
             self._queue.add(entry, in_run=in_run)
             self._outputs = entry.outputs
 
@@ -134,13 +129,14 @@ class Engine:
           DeadlockError: nothing is enqueued, or earlier gradients were never given.
         """
         with self._call("dequeue"):
+            self._changed.give_way(self._is_whole)
             if not self._queue.queued:
                 raise DeadlockError(
                     f"dequeue: nothing is enqueued ({self._contents()}); missing call: enqueue"
                 )
-            entry = self._queue.queued[0]
+            entry, now = self._queue.queued[0], (self._progress, self._contents())
             if entry.training:
-                law.check_training_dequeue(self.schedule, self._progress, self._contents())
+                law.check_training_dequeue(self.schedule, *now)
                 activations = entry.activations
                 if activations is None:
                     version = law.visible(self.schedule, self._progress)
@@ -148,12 +144,10 @@ class Engine:
                     activations = by_feature(entry.outputs, found)
                 self._progress = replace(self._progress, dequeued=self._progress.dequeued + 1)
             else:
-                call = "dequeue of an inference step"
-                law.check_nothing_waits(call, self._progress, self._contents())
+                law.check_nothing_waits("dequeue of an inference step", *now)
                 found = self._store.look(entry.plans, entry.device_plan)
                 activations = by_feature(entry.outputs, found)
             self._queue.take(activations)
-            self._changed.notify_all()
             return activations
 
     def apply_gradients(self, gradients: Sequence[Any]) -> None:
@@ -202,7 +196,6 @@ class Engine:
         with self._call("discard", between_runs=True):
             if any(entry.activations for entry in self._queue.queued):  # their lookups happened:
                 self._progress = replace(self._progress, start=self._progress.dequeued)
-            self._changed.notify_all()
             return self._queue.discard()
 
     def read(self, call: str = "table read") -> State:
@@ -211,17 +204,19 @@ class Engine:
             law.check_nothing_waits(call, self._progress, self._contents())
             return self._store.read()
 
-    def snapshot(self) -> State:
-        """As `read`, in memory of its own: later training does not change it."""
-        with self._changed:
+    def snapshot(self, *, blocking: bool = False, timeout: float | None = None) -> State:
+        """As `read`, in memory of its own: later training does not change it.
+
+        `blocking`: wait for the end of the step or run in progress, at most `timeout` seconds, as
+        a thread that evaluates should. Training begins no other before.
+        """
+        with self._changed.look(self._is_whole if blocking else None, timeout, self._contents):
+            self._check_open("snapshot", between_runs=True)
             return self.read("snapshot").copied()
 
     @contextmanager
     def saving(self, drain: bool = False) -> Generator[Saved]:
-        """Everything that a checkpoint holds: arrays by name (views), and the rest as JSON.
-
-        While the context is open, the calls of other threads wait.
-        """
+        """What a checkpoint holds: arrays by name (views), the rest as JSON. Other threads wait."""
         with self._changed:  # Ctrl-C is let through: a save that it ends has changed nothing
             self._check_open("save", between_runs=True)
             law.check_nothing_waits("save", self._progress, self._contents())
@@ -253,8 +248,8 @@ class Engine:
         """End this engine. Warns if work is lost, unless an error is on its way."""
         with self._changed:
             if not self._closed and sys.exc_info()[0] is None:
-                unsaved = self._saved != self._progress.submitted
-                pending = len(self._store.pending) if unsaved else 0
+                is_saved = self._saved == self._progress.submitted
+                pending = 0 if is_saved else len(self._store.pending)
                 self._queue.warn_of_lost_work(self._progress, pending)
             self._closed = True
             self._queue.clear()
@@ -264,6 +259,7 @@ class Engine:
     def begin_run(self) -> None:
         """Start of strategy.run: the updates of the run are held back until its end."""
         with self._changed, ctrl_c_waits():
+            self._changed.give_way(self._is_whole)
             self._before_run = (self._progress, list(self._store.pending))
             self._queue.begin_run()
             self._store.may_apply = law.visible(self.schedule, self._progress)
@@ -273,11 +269,11 @@ class Engine:
             self._before_run, self._store.may_apply = None, None
             self._queue.commit_run()
             self._store.apply(law.visible(self.schedule, self._progress))
+            self._changed.notify_all()
 
     def rollback_run(self) -> None:
         """Undo the run; what earlier ones submitted and its lookup made visible stays applied."""
         with self._changed, ctrl_c_waits():
-            assert self._before_run is not None
             self._progress, pending = self._before_run
             self._queue.rollback_run()
             self._store.forget_pending(pending)
@@ -289,12 +285,16 @@ class Engine:
         with self._changed, ctrl_c_waits():
             self._check_open(name, between_runs)
             yield
+            self._changed.notify_all()
 
     def _check_open(self, name: str, between_runs: bool = False) -> None:
         if self._closed:
             raise RuntimeError(f"{name}: this embedding was closed; make a new one")
         if between_runs and self._before_run is not None:
             raise RuntimeError(f"{name}: a strategy.run is in progress; call it between runs")
+
+    def _is_whole(self) -> bool:
+        return self._closed or not (self._queue.waiting or self._before_run)
 
     def _contents(self) -> str:
         return self._queue.contents(self._progress)

@@ -209,10 +209,11 @@ class TPUEmbedding:
         """{TableConfig: {slot name: read-only array}}, as embedding_tables."""
         return slots_by_config(self._engine.tables, self._read("slot_variables").slots)
 
-    def snapshot(self) -> Snapshot:
-        """Copies of tables and slots with every submitted update in them. Changes nothing."""
+    def snapshot(self, *, blocking: bool = False, timeout: float | None = None) -> Snapshot:
+        """Copies of tables and slots with every submitted update. `blocking`: see Engine."""
         refuse_in_run("snapshot")
-        return snapshot_of(self._engine.tables, self._engine.snapshot())
+        engine = self._engine
+        return snapshot_of(engine.tables, engine.snapshot(blocking=blocking, timeout=timeout))
 
     def drain(self) -> None:
         """Make every submitted update visible to the lookups that follow: a pipeline bubble."""
