@@ -29,7 +29,7 @@ from typing import Self
 import embsim
 
 from . import statistics, study, sweep
-from .data import flights
+from .data.samples import provenance
 from .replays import Setup, adagrad
 
 
@@ -40,7 +40,7 @@ class Params(sweep.Params):
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), variants=("B = 256", "B = 1024"), flights=15_000, epochs=1)
+        return cls(seeds=(0, 1), variants=("B = 256", "B = 1024"), samples=15_000, epochs=1)
 
     @classmethod
     def full(cls) -> Self:
@@ -103,6 +103,6 @@ STUDY = study.Study(
     report,
     verdict,
     sweep.figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=2,
 )

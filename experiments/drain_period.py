@@ -17,7 +17,9 @@ Expectation (written before the run)
     between sequential and pipelined, by 20 bp or 5 %.
 
 Result (default run, 5 seeds)
-    RESULT
+    Speed holds: on the line within 0.1 % of a step. Quality is undecided: periods from 4 on are on
+    the line within 4 bp, but at W = 2 134 bp are lost where the line has 120, interval of the gap
+    -23 to -5. A pipeline without drains costs 240 ± 8 bp in time order; loops of 64 233 ± 8.
 
 Limits
     One stale step only; the clock is that of one model on one kind of chip. In time order a seed
@@ -43,7 +45,7 @@ from embsim.simulation.timeline import Timeline
 from embsim.simulation.zoo import workload
 
 from . import plots, statistics, study
-from .data import flights
+from .data.samples import load, provenance
 from .replays import Setup, adagrad, auc, scored, train
 from .tables import text_table
 
@@ -60,7 +62,8 @@ class Params:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     periods: tuple[int, ...] = (1, 2, 4, 16, 64, 256, NEVER)
-    flights: int | None = None
+    data: str = "flights"
+    samples: int | None = None
     batch_size: int = 64
     hardware: str = "v5p"
     chips: int = 64
@@ -69,7 +72,7 @@ class Params:
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), periods=(1, 4, NEVER), flights=15_000)
+        return cls(seeds=(0, 1), periods=(1, 4, NEVER), samples=15_000)
 
     @classmethod
     def full(cls) -> Self:
@@ -104,8 +107,8 @@ def run(params: Params) -> list[Record]:
 def _one(params: Params) -> Record:
     (seed,), (period,) = params.seeds, params.periods
     start = time.perf_counter()
-    whole = flights.load()
-    data = whole.take(np.arange(len(whole) if params.flights is None else params.flights))
+    whole = load(params.data)
+    data = whole.take(np.arange(len(whole) if params.samples is None else params.samples))
     setup = Setup(
         embsim.Adagrad(learning_rate=0.4),
         adagrad(0.2),
@@ -214,10 +217,18 @@ def figure(records: list[Record]) -> Any:
         x = [100 * point.saved for point in found.values()]
         y = [(point.bp.mean, point.bp.sd) for point in found.values()]
         plots.curve(axes, x, y, plots.Look("drained every W steps", plots.BLUE, "o", "-"))
-        for at, (bp, _), period in zip(x, y, found, strict=True):
-            axes.annotate(
-                f"{period or 'never'}", (at, bp), xytext=(4, 4), textcoords="offset points"
-            )
+        labels = [str(period or "never") for period in found]
+        for i, at in enumerate(x):
+            near = [label for label, other in zip(labels, x, strict=True) if abs(other - at) < 1]
+            if near[0] == labels[i]:  # one label for points that are too close to have their own
+                alone = len(near) == 1
+                axes.annotate(
+                    ", ".join(near),
+                    (at, y[i][0]),
+                    xytext=(4, 6) if alone else (-6, -12),
+                    textcoords="offset points",
+                    ha="left" if alone else "right",
+                )
         ends = [found[1], found[NEVER]]
         axes.plot(
             [100 * p.saved for p in ends],
@@ -239,7 +250,7 @@ STUDY = study.Study(
     report,
     verdict,
     figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=4,
     traces=traces,
 )

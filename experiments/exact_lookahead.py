@@ -36,7 +36,7 @@ from embsim.simulation.replay import Replayed
 from embsim.simulation.timeline import run as run_timeline
 
 from . import plots, study
-from .data import flights
+from .data.samples import Samples, load, provenance
 from .replays import Setup, adagrad, train
 from .tables import text_table
 
@@ -49,14 +49,15 @@ class Params:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     depths: tuple[int, ...] = (1, 4, 16)
-    flights: int | None = None
+    data: str = "flights"
+    samples: int | None = None
     batch_size: int = 256
     sigma: float = 0.5
     backend: str = "reference"
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), depths=(1, 4), flights=6000)
+        return cls(seeds=(0, 1), depths=(1, 4), samples=6000)
 
     @classmethod
     def full(cls) -> Self:
@@ -88,8 +89,8 @@ def run(params: Params) -> list[Record]:
 def _one(params: Params) -> Record:
     (seed,), (depth,) = params.seeds, params.depths
     start = time.perf_counter()
-    whole = flights.load()
-    count = len(whole) if params.flights is None else params.flights
+    whole = load(params.data)
+    count = len(whole) if params.samples is None else params.samples
     data = whole.take(np.random.default_rng(seed).permutation(count))
     setup = Setup(
         embsim.Adagrad(learning_rate=0.8), adagrad(0.1), params.batch_size, backend=params.backend
@@ -118,7 +119,7 @@ def _bits(result: Replayed) -> list[np.ndarray]:
     return [np.ravel(np.asarray(a)).view(np.int32) for a in (*arrays, np.stack(result.scores))]
 
 
-def _expected_conflict(data: flights.Flights, batch: int, depth: int) -> float:
+def _expected_conflict(data: Samples, batch: int, depth: int) -> float:
     """Of the distinct rows of a batch, over all tables."""
     conflict = distinct = 0.0
     for name, ids in data.ids.items():
@@ -195,6 +196,6 @@ STUDY = study.Study(
     report,
     verdict,
     figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=1,
 )

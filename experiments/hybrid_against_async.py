@@ -33,7 +33,7 @@ import embsim
 from embsim.simulation.pipelines import Pipeline, stale
 
 from . import statistics, study, sweep
-from .data import flights
+from .data.samples import provenance
 from .replays import Setup
 
 HYBRID, ASYNC = "hybrid", "async"
@@ -47,7 +47,7 @@ class Params(sweep.Params):
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), staleness=(0, 16), flights=8000, epochs=1)
+        return cls(seeds=(0, 1), staleness=(0, 16), samples=8000, epochs=1)
 
     @classmethod
     def full(cls) -> Self:
@@ -102,6 +102,6 @@ STUDY = study.Study(
     report,
     verdict,
     sweep.figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=3,
 )

@@ -25,7 +25,7 @@ from typing import Self
 import embsim
 
 from . import statistics, study, sweep
-from .data import flights
+from .data.samples import provenance
 from .replays import Setup, adagrad
 
 WITHIN_BP = 10.0
@@ -37,7 +37,7 @@ class Params(sweep.Params):
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), flights=10_000, epochs=1)
+        return cls(seeds=(0, 1), samples=10_000, epochs=1)
 
     @classmethod
     def full(cls) -> Self:
@@ -75,6 +75,6 @@ STUDY = study.Study(
     report,
     verdict,
     sweep.figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=1,
 )

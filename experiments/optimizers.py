@@ -29,7 +29,7 @@ from typing import Any, Self
 import embsim
 
 from . import study, sweep
-from .data import flights
+from .data.samples import provenance
 from .replays import Setup, adagrad
 
 BEST: dict[str, tuple[Any, float]] = {
@@ -48,7 +48,7 @@ class Params(sweep.Params):
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), variants=VARIANTS[::2], staleness=(0, 8), flights=6000, epochs=1)
+        return cls(seeds=(0, 1), variants=VARIANTS[::2], staleness=(0, 8), samples=6000, epochs=1)
 
     @classmethod
     def full(cls) -> Self:
@@ -100,6 +100,6 @@ STUDY = study.Study(
     report,
     verdict,
     sweep.figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=7,
 )

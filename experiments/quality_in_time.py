@@ -46,7 +46,7 @@ from embsim.simulation.timeline import Timeline
 from embsim.simulation.zoo import workload
 
 from . import plots, statistics, study
-from .data import flights
+from .data.samples import Samples, load, provenance
 from .replays import Setup, adagrad, auc, scored, train
 from .sweep import COLOURS
 from .tables import text_table
@@ -72,7 +72,8 @@ class Params:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     schedules: tuple[str, ...] = SCHEDULES
-    flights: int | None = None
+    data: str = "flights"
+    samples: int | None = None
     batch_size: int = 64
     dim: int = 16
     hidden: tuple[int, ...] = (64, 32)
@@ -87,7 +88,7 @@ class Params:
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), flights=15_000)
+        return cls(seeds=(0, 1), samples=15_000)
 
     @classmethod
     def full(cls) -> Self:
@@ -123,8 +124,8 @@ def run(params: Params) -> list[Record]:
 def _one_pass(params: Params) -> Record:
     (seed,), (schedule,) = params.seeds, params.schedules
     start = time.perf_counter()
-    whole = flights.load()
-    count = len(whole) if params.flights is None else params.flights
+    whole = load(params.data)
+    count = len(whole) if params.samples is None else params.samples
     data = whole.take(np.random.default_rng(seed).permutation(count))
     steps = count // params.batch_size
     timed = _timed(params, schedule, seed, steps)
@@ -156,9 +157,7 @@ def traces(params: Params) -> dict[str, Timeline]:
     }
 
 
-def _record(
-    params: Params, result: Replayed, step: float, data: flights.Flights, seconds: float
-) -> Record:
+def _record(params: Params, result: Replayed, step: float, data: Samples, seconds: float) -> Record:
     labels, scores = scored(result, data)
     parts = np.array_split(np.argsort(result.seconds, kind="stable"), min(POINTS, len(scores)))
     account = result.account
@@ -294,7 +293,7 @@ STUDY = study.Study(
     report,
     verdict,
     figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=3,
     traces=traces,
 )

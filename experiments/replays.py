@@ -1,4 +1,4 @@
-"""Training on flights under any schedule, by replays: what studies share.
+"""Training under any schedule, by replays: what studies share.
 
 One table per feature, DeepFM, logistic loss; each batch is scored before the model trains on it.
 """
@@ -16,7 +16,7 @@ from embsim.simulation.pipelines import Pipeline
 from embsim.simulation.replay import Replayed, replay
 from embsim.simulation.timeline import Timeline, run
 
-from .data.flights import FEATURES, Flights
+from .data.samples import Samples
 from .models import deepfm
 from .models.deepfm_dense import dense
 
@@ -48,7 +48,7 @@ def adagrad(rate: float) -> optax.GradientTransformation:
 
 
 def train(
-    setup: Setup, pipeline: Pipeline, data: Flights, seed: int, timeline: Timeline | None = None
+    setup: Setup, pipeline: Pipeline, data: Samples, seed: int, timeline: Timeline | None = None
 ) -> Replayed:
     """One pass over the data, in its order; samples that fill no batch are dropped.
 
@@ -63,22 +63,22 @@ def train(
         _features(setup, data.vocabulary_sizes, seed),
         setup.optimizer,
         _batches(data, setup.batch_size, steps),
-        dense(seed, len(FEATURES), setup.dim, setup.hidden, setup.dense_optimizer),
+        dense(seed, len(data.features), setup.dim, setup.hidden, setup.dense_optimizer),
         backend=setup.backend,
         seed=seed,
     )
 
 
-def scored(result: Replayed, data: Flights) -> tuple[np.ndarray, np.ndarray]:
+def scored(result: Replayed, data: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Labels and logits, [steps, samples], of the batches that were trained."""
     scores = np.stack(result.scores)
-    return data.late[: scores.size].reshape(scores.shape), scores
+    return data.labels[: scores.size].reshape(scores.shape), scores
 
 
-def held_out_auc(result: Replayed, data: Flights) -> float:
+def held_out_auc(result: Replayed, data: Samples) -> float:
     """Of samples that were not trained, by what the tables are in the end."""
-    activations = {name: result.state.weights[name][data.ids[name]] for name in FEATURES}
-    return auc(data.late, np.asarray(deepfm.logits(result.parameters[0], activations)))
+    activations = {name: result.state.weights[name][data.ids[name]] for name in data.features}
+    return auc(data.labels, np.asarray(deepfm.logits(result.parameters[0], activations)))
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -97,10 +97,10 @@ def _features(setup: Setup, sizes: dict[str, int], seed: int) -> dict[str, embsi
         table = embsim.TableConfig(sizes[name], setup.dim, initializer, name=name)
         return embsim.FeatureConfig(table, name=name)
 
-    return {name: config(place, name) for place, name in enumerate(FEATURES)}
+    return {name: config(place, name) for place, name in enumerate(sizes)}
 
 
-def _batches(data: Flights, size: int, steps: int) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def _batches(data: Samples, size: int, steps: int) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     for step in range(steps):
         part = slice(step * size, (step + 1) * size)
-        yield {name: data.ids[name][part] for name in FEATURES}, data.late[part]
+        yield {name: data.ids[name][part] for name in data.features}, data.labels[part]

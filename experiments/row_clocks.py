@@ -37,7 +37,7 @@ from embsim.simulation import pipelines
 from embsim.simulation.pipelines import Pipeline
 
 from . import study, sweep
-from .data import flights
+from .data.samples import provenance
 from .replays import Setup, adagrad
 
 WORKERS = 8
@@ -50,7 +50,7 @@ class Params(sweep.Params):
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), staleness=(0, 5), flights=20_000, epochs=1)
+        return cls(seeds=(0, 1), staleness=(0, 5), samples=20_000, epochs=1)
 
     @classmethod
     def full(cls) -> Self:
@@ -105,6 +105,6 @@ STUDY = study.Study(
     report,
     verdict,
     sweep.figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=5,
 )

@@ -103,6 +103,7 @@ def main(study: Study, arguments: list[str] | None = None) -> list[Record]:
     code, data = provenance.of_code(), study.data(params)
     whole = {**code, **data, **provenance.of_params(params)}
     fresh = options.fresh or code["git_commit"] == "unknown"  # two such may differ unseen
+    console.print(f"data: {data['data']}; licence: {data.get('data_licence', 'none needed')}")
     start = time.perf_counter()
     with results.opened(options.out, study.name, whole, fresh) as rows:
         try:

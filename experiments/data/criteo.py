@@ -122,6 +122,10 @@ class Criteo:
         pieces = self._converted(self._blocks(held_out=True))
         return (padded(piece, batch_size) for piece in rebatched(pieces, batch_size))
 
+    def in_order(self) -> Iterator[Examples]:
+        """All lines, held out or not, as the files have them."""
+        return self._converted(chain.from_iterable(map(_read, self.files)))
+
     @cached_property
     def num_training(self) -> int:
         """Lines to train on."""

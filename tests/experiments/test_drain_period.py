@@ -7,7 +7,7 @@ import pytest
 from experiments import drain_period
 from experiments.drain_period import NEVER, Params, Record
 
-SMALL = Params(seeds=(0,), periods=(1, 2, 4, NEVER), flights=1300)
+SMALL = Params(seeds=(0,), periods=(1, 2, 4, NEVER), samples=1300)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,9 @@ def test_the_report_and_the_figure_have_every_period():
     assert "-100.0 ± 0.0" in text and "-25.0" in text and "37.5%" in text
     (axes,) = drain_period.figure(made_up()).axes
     assert [t.get_text() for t in axes.texts] == ["1", "2", "4", "never"]
+    together = [dataclasses.replace(r, step_ms=2.0 if r.period != 1 else 4.0) for r in made_up()]
+    (axes,) = drain_period.figure(together).axes
+    assert [t.get_text() for t in axes.texts] == ["1", "2, 4, never"]
 
 
 def test_traces_are_of_the_periods_that_fit():

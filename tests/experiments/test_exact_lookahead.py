@@ -3,7 +3,7 @@
 from experiments import exact_lookahead, study
 from experiments.exact_lookahead import Params, Record
 
-SMALL = Params(seeds=(0,), depths=(1, 4), flights=5000)
+SMALL = Params(seeds=(0,), depths=(1, 4), samples=5000)
 
 
 def test_bits_are_equal_and_fewer_rows_are_read_early_from_further_away():
@@ -11,7 +11,7 @@ def test_bits_are_equal_and_fewer_rows_are_read_early_from_further_away():
     assert (one.unequal, four.unequal) == (0, 0) and one.compared > 100_000
     assert 0.1 < four.early < one.early < 1
     assert one.early >= 1 - one.conflict - 0.05
-    (alone,) = exact_lookahead.run(Params(seeds=(0,), depths=(4,), flights=5000))
+    (alone,) = exact_lookahead.run(Params(seeds=(0,), depths=(4,), samples=5000))
     assert alone == four
 
 

@@ -39,7 +39,7 @@ def test_a_cluster_runs_a_study_as_processes_do(tmp_path) -> None:
 
     params = exact_lookahead.Params.smoke()
     points = [
-        exact_lookahead.Params(seeds=(seed,), depths=(1,), flights=2000) for seed in params.seeds
+        exact_lookahead.Params(seeds=(seed,), depths=(1,), samples=2000) for seed in params.seeds
     ]
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         on_cluster = dict(

@@ -8,7 +8,7 @@ import pytest
 from experiments import quality_in_time, study
 from experiments.quality_in_time import Params, Record
 
-SMALL = Params(seeds=(0,), schedules=("sequential()", "lookahead(1)", "stale(4)"), flights=1300)
+SMALL = Params(seeds=(0,), schedules=("sequential()", "lookahead(1)", "stale(4)"), samples=1300)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_it_is_the_training_of_staleness_on_flights():
         part = slice(64 * step, 64 * step + 64)
         engine.enqueue(engine.make_batch([data.ids[name][part] for name in flights.FEATURES]))
         found = dict(zip(flights.FEATURES, engine.dequeue(), strict=True))
-        model, memory, z, slopes = deepfm.train_step(model, memory, found, data.late[part], 0.1)
+        model, memory, z, slopes = deepfm.train_step(model, memory, found, data.labels[part], 0.1)
         engine.apply_gradients([slopes[name] for name in flights.FEATURES])
         np.testing.assert_allclose(result.scores[step], z, rtol=2e-4, atol=2e-5)
     labels, scores = scored(result, data)
@@ -48,7 +48,7 @@ def test_held_out_samples_are_scored_by_the_final_tables():
     data, rest = (flights.load().take(np.arange(640) + at) for at in (0, 640))
     result = train(SETUP, sequential(), data, 0)
     vectors = {n: result.state.weights[n][rest.ids[n]] for n in flights.FEATURES}
-    wanted = roc_auc_score(rest.late, np.asarray(deepfm.logits(result.parameters[0], vectors)))
+    wanted = roc_auc_score(rest.labels, np.asarray(deepfm.logits(result.parameters[0], vectors)))
     assert held_out_auc(result, rest) == pytest.approx(wanted)
 
 

@@ -51,7 +51,7 @@ def test_gradient_descent_on_a_quadratic_obeys_the_law():
 
 
 def test_a_rate_that_is_too_high_is_found_in_training():
-    params = Params(seeds=(0,), staleness=(0, 4), flights=12_000, halvings=4)
+    params = Params(seeds=(0,), staleness=(0, 4), samples=12_000, halvings=4)
     fresh, stale = stability.run(params)
     assert fresh.stable > stale.stable and fresh.unstable == 2 * fresh.stable
     (alone,) = stability.run(dataclasses.replace(params, staleness=(4,)))

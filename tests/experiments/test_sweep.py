@@ -17,7 +17,7 @@ from experiments import (
 )
 from experiments.sweep import Record
 
-SMALL = one_stale_step.Params(seeds=(0,), flights=3000, epochs=2)
+SMALL = one_stale_step.Params(seeds=(0,), samples=3000, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,14 @@ def test_the_points_of_the_sweep_run_alone_as_they_do_together(records):
 
 
 def test_a_tenth_is_held_out_and_each_epoch_has_an_order_of_its_own():
-    training, held_out = sweep.split(1000, 2, 3)
+    training, held_out = sweep.split("flights", 1000, 2, 3)
     assert (len(training), len(held_out)) == (1800, 100)
     first, second = (training.take(np.arange(900) + at) for at in (0, 900))
-    keys = [np.sort(part.scheduled) for part in (first, second)]
+    keys = [np.sort(part.times) for part in (first, second)]
     np.testing.assert_array_equal(*keys)
-    assert not np.array_equal(first.scheduled, second.scheduled)
-    other, _ = sweep.split(1000, 2, 4)
-    assert not np.array_equal(training.scheduled, other.scheduled)
+    assert not np.array_equal(first.times, second.times)
+    other, _ = sweep.split("flights", 1000, 2, 4)
+    assert not np.array_equal(training.times, other.times)
 
 
 def made_up(losses, seeds=5, moved=lambda staleness: 0.0):
@@ -140,7 +140,7 @@ def test_variants_of_optimizers_have_twice_the_rate():
 
 
 def test_caches_with_clocks_move_fewer_rows_for_longer_bounds():
-    params = row_clocks.Params(seeds=(0,), staleness=(0, 5), flights=9000, epochs=1)
+    params = row_clocks.Params(seeds=(0,), staleness=(0, 5), samples=9000, epochs=1)
     tight, loose = row_clocks.run(params)
     assert loose.moved < 0.9 * tight.moved and loose.missed > tight.missed
     assert "0.90 at 0, 0.40 at 5; expected to fall: holds" in row_clocks.report(
@@ -174,12 +174,24 @@ def of_tables(adagrad, sgd, normal=0.0):
 
 
 def test_tables_of_zeros_must_lose_what_normal_ones_do_not():
-    assert zero_tables.verdict(of_tables(15.0, 5.0)) == "Adagrad: holds; SGD: does not hold"
-    assert zero_tables.verdict(of_tables(15.0, -15.0)) == "Adagrad: holds; SGD: does not hold"
-    assert zero_tables.verdict(of_tables(15.0, 5.0, normal=15.0)).startswith("Adagrad: does not")
-    assert zero_tables.verdict(of_tables(float("nan"), 5.0)).startswith("Adagrad: holds")
-    text = zero_tables.report(of_tables(15.0, 5.0))
-    assert "Adagrad, zeros: 0.5000 at 0, 0.6500 at 1" in text
+    """Early losses of the records grow as their AUC falls."""
+    assert zero_tables.verdict(of_tables(15.0, 5.0)) == (
+        "Adagrad: AUC holds, early loss holds; SGD: AUC does not hold, early loss holds"
+    )
+    said = zero_tables.verdict(of_tables(-15.0, 15.0, normal=15.0))
+    assert said.startswith(
+        "Adagrad: AUC does not hold, early loss does not hold; SGD: AUC does not"
+    )
+    diverged = [
+        dataclasses.replace(r, auc=float("nan") if r.staleness and "zeros" in r.variant else r.auc)
+        for r in of_tables(15.0, 15.0)
+    ]
+    assert zero_tables.verdict(diverged).count("AUC holds") == 2
+    made = of_tables(15.0, 15.0)
+    shaken = [dataclasses.replace(r, early_loss=r.early_loss * (r.seed - 2)) for r in made]
+    assert zero_tables.verdict(shaken).count("early loss undecided") == 2
+    assert zero_tables.verdict([r for r in made if r.seed < 4]) == "no claim: 4 of 5 seeds"
+    assert "Adagrad, zeros: 0.5000 at 0, 0.6500 at 1" in zero_tables.report(of_tables(15.0, 5.0))
 
 
 def test_tables_of_zeros_are_zeros():

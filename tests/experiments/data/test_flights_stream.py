@@ -16,7 +16,7 @@ def test_by_time_it_is_the_year_and_its_end_is_held_out() -> None:
     n = stream.num_steps(BATCH) * BATCH
     assert stream.num_training - n < BATCH
     assert (np.concatenate([e.ids for e in trained]) == ids[:n]).all()
-    assert (np.concatenate([e.labels for e in trained]) == data.late[:n]).all()
+    assert (np.concatenate([e.labels for e in trained]) == data.labels[:n]).all()
     mask = np.concatenate([e.mask for e in held_out])
     assert mask.sum() == len(data) - stream.num_training == round(0.1 * len(data))
     assert (np.concatenate([e.ids for e in held_out])[mask] == ids[stream.num_training :]).all()
