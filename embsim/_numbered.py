@@ -91,6 +91,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     too, with a warning, if LATEST names one that is not there. A damaged one that LATEST names is
     an error: older ones are never taken silently.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"checkpoint: found {path!r}; the path must be a str or os.PathLike")
     root = Path(path)
     if (root / MANIFEST).is_file():
         return root

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 COMBINERS = ("mean", "sum", "sqrtn")
 MAX_ROWS = 2**31 - 1
 
@@ -69,7 +71,7 @@ class TableConfig:
     quantization_config: QuantizationConfig | None = None
 
     def __post_init__(self) -> None:
-        where = f"TableConfig {self.name!r}" if self.name else "TableConfig"
+        where = _where("TableConfig", self.name)
         rows = integer(
             f"{where}: vocabulary_size", self.vocabulary_size, minimum=1, maximum=MAX_ROWS
         )
@@ -80,12 +82,10 @@ class TableConfig:
                 f"{where}: initializer is {self.initializer!r}; it must be None or a callable "
                 "that takes (shape, dtype)"
             )
-        if self.combiner not in COMBINERS:
+        if not isinstance(self.combiner, str) or self.combiner not in COMBINERS:
             raise ValueError(
                 f"{where}: combiner is {self.combiner!r}; it must be one of {COMBINERS}"
             )
-        if self.name is not None and not isinstance(self.name, str):
-            raise ValueError(f"{where}: name is {self.name!r}; it must be a string or None")
         quantization = self.quantization_config
         if quantization is not None and not isinstance(quantization, QuantizationConfig):
             raise ValueError(
@@ -126,7 +126,7 @@ class FeatureConfig:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        where = f"FeatureConfig {self.name!r}" if self.name else "FeatureConfig"
+        where = _where("FeatureConfig", self.name)
         if not isinstance(self.table, TableConfig):
             raise ValueError(f"{where}: table is {self.table!r}; it must be a TableConfig")
         length = integer(f"{where}: max_sequence_length", self.max_sequence_length, minimum=0)
@@ -138,8 +138,13 @@ class FeatureConfig:
             )
         if self.output_shape is not None:
             object.__setattr__(self, "output_shape", _shape(where, self.output_shape))
-        if self.name is not None and not isinstance(self.name, str):
-            raise ValueError(f"{where}: name is {self.name!r}; it must be a string or None")
+
+
+def _where(kind: str, name: Any) -> str:
+    """What messages call it. Raises ValueError: a name that is no string."""
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"{kind}: name is {name!r}; it must be a string or None")
+    return f"{kind} {name!r}" if name else kind
 
 
 def integer(
@@ -149,7 +154,7 @@ def integer(
     required = "an int"
     if minimum is not None:
         required += f" >= {minimum}" if maximum is None else f" from {minimum} to {maximum}"
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+    if isinstance(value, bool | np.bool_ | np.ndarray) or not hasattr(type(value), "__index__"):
         raise ValueError(f"{what} is {value!r}; it must be {required}")
     number = operator.index(value)
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):

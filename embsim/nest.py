@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from .config import integer
 from .convert import as_feature, keyed_jagged
 from .errors import BatchError
 from .ragged import RaggedTensor, SparseTensor
 
 Nest = Any  # a dict, list, tuple or namedtuple of Nests, or a leaf
+
+MAX_BATCH = 2**27  # samples that pad_batch makes room for
 
 
 def flatten(config_nest: Nest) -> list[tuple[str, Any]]:
@@ -78,8 +81,7 @@ def pad_batch(features: Any, batch_size: int, feature_config: Any = None) -> tup
     >>> padded["clicks"].to_list(), mask
     ([[3, 7], [5], [], []], array([ True,  True, False, False]))
     """
-    if batch_size < 1:
-        raise ValueError(f"pad_batch: batch_size is {batch_size}; it must be at least 1")
+    batch_size = integer("pad_batch: batch_size", batch_size, minimum=1, maximum=MAX_BATCH)
     keyed = keyed_jagged(features)
     if keyed is not None:
         if keyed[1] is not None:
@@ -99,7 +101,9 @@ def pad_batch(features: Any, batch_size: int, feature_config: Any = None) -> tup
         raise BatchError(
             f"pad_batch: found features of {sorted(samples)} samples; all must have the same number"
         )
-    return padded, np.arange(batch_size) < max(samples, default=0)
+    mask = np.zeros(batch_size, np.bool_)
+    mask[: max(samples, default=0)] = True
+    return padded, mask
 
 
 def _is_namedtuple(value: Any) -> bool:

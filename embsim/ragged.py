@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .config import integer
+
 
 @dataclass(frozen=True, eq=False)
 class RaggedTensor:
@@ -43,11 +45,19 @@ class RaggedTensor:
     @classmethod
     def from_lists(cls, rows: Iterable[Sequence[Any]], dtype: Any = None) -> "RaggedTensor":
         """One row per inner list. `dtype` is NumPy's choice by default; int32 without any item."""
-        lists = [row if isinstance(row, Sequence) else list(row) for row in rows]
-        flat = list(chain.from_iterable(lists))
-        if dtype is None and not flat:
-            dtype = np.int32
-        return cls.from_row_lengths(np.array(flat, dtype), list(map(len, lists)))
+        try:
+            lists = [row if isinstance(row, Sequence) else list(row) for row in rows]
+            flat = list(chain.from_iterable(lists))
+            if dtype is None and not flat:
+                dtype = np.int32
+            values = np.array(flat, dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"RaggedTensor: from_lists: found {_short(rows)} and dtype {dtype}; required: a "
+                f"list of numbers of this dtype for each row ({error})"
+            ) from None
+        return cls.from_row_lengths(values, list(map(len, lists)))
 
     @classmethod
     def from_row_lengths(cls, values: Any, row_lengths: Any) -> "RaggedTensor":
@@ -147,6 +157,11 @@ class SparseTensor:
         return f"SparseTensor({values}, dense_shape={self.dense_shape})"
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def positions(values: np.ndarray, splits: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """(values, splits) with one row per position: `length` rows for each bag.
 
@@ -191,12 +206,9 @@ def hash_ids(ids: Any, num_buckets: int, oov: int | None = None) -> Any:
     >>> hash_ids(["red", "green"], 1000)
     array([844, 858], dtype=int32)
     """
-    if not 1 <= num_buckets < 2**31:
-        raise ValueError(f"hash_ids: num_buckets is {num_buckets}; it must be from 1 to 2^31 - 1")
-    if oov is not None and not 1 <= oov <= num_buckets:
-        raise ValueError(
-            f"hash_ids: oov is {oov}; it must be from 1 to num_buckets = {num_buckets}"
-        )
+    num_buckets = integer("hash_ids: num_buckets", num_buckets, minimum=1, maximum=2**31 - 1)
+    if oov is not None:
+        oov = integer("hash_ids: oov", oov, minimum=1, maximum=num_buckets)
     if isinstance(ids, RaggedTensor):
         return RaggedTensor(_hashed(ids.values, num_buckets, oov), ids.row_splits)
     if isinstance(ids, SparseTensor):

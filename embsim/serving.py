@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from .batch import make_batch
+from .border import named_features
 from .config import TableConfig
 from .convert import keyed_jagged
 from .lookup import lookup
-from .nest import flatten, flatten_up_to, pack
+from .nest import flatten_up_to, pack
 from .plan import build_plans
 from .shapes import resolve
 
@@ -47,9 +48,7 @@ def serving_embedding_lookup(
         inputs, carried = keyed
         weights = carried if weights is None else weights
     nest = _asked_for(inputs, feature_config)
-    named = flatten(nest)
-    configs = [config for _, config in named]
-    names = [path or config.name or "inputs" for path, config in named]
+    configs, names = named_features(nest)
     ids = flatten_up_to(nest, inputs, "inputs")
     gains = None if weights is None else flatten_up_to(nest, weights, "weights")
     shapes = resolve(configs, names, None, None)

@@ -1,0 +1,1 @@
+"""What must not happen to a user's training, tried: see docs/reliability.md."""
