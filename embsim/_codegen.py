@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from . import _sums
 from ._trace import Coefficients, Graph
 from .optimizers import Optimizer, accumulates_gradients, row_update, updates_every_row
 from .optimizers.base import coefficients, learning_rate_at
@@ -27,6 +28,7 @@ of a table."""
 import numpy as np
 
 from embsim._numba import kernel as kernel
+from embsim._sums import AHEAD_TO_WRITE, prefetch, weighted_sum
 
 
 @kernel
@@ -34,22 +36,19 @@ def update(lo, hi, unique, starts, sample, gain, gradients, table, slots, c):
     dim = table.shape[1]
     width = np.float32(dim)
     zero = np.float32(0.0)
-    g = np.empty(dim, np.float32)
+    g_row = np.empty((1, dim), np.float32)
+    g = g_row[0]
+    last = len(unique) - 1
 '''
 
 SUM = """\
-for d in range(dim):
-    g[d] = zero
-for j in range(starts[u], starts[u + 1]):
-    k, row = gain[j], gradients[sample[j]]
-    for d in range(dim):
-        g[d] = g[d] + k * row[d]
+weighted_sum(g_row, 0, gradients, sample, gain, starts[u], starts[u + 1])
 """
 
 TOUCHED_ROWS = """\
 for u in range(lo, hi):
-    r = unique[u]
-{sum}{body}"""
+    r, later = unique[u], unique[min(u + AHEAD_TO_WRITE, last)]
+{ahead}{sum}{body}"""
 
 EACH_CONTRIBUTION = """\
 for u in range(lo, hi):
@@ -134,7 +133,11 @@ def _assemble(name: str, optimizer: Optimizer, names: tuple[str, ...], body: str
     if updates_every_row(optimizer):
         loop = EVERY_ROW.format(sum=_indent(SUM, 2), body=_indent(body, 1))
     elif accumulates_gradients(optimizer):
-        loop = TOUCHED_ROWS.format(sum=_indent(SUM, 1), body=_indent(body, 1))
+        arrays = ["table", *(f"slots[{k}]" for k in range(len(optimizer.slots)))]
+        ahead = "".join(f"prefetch({array}, later)\n" for array in arrays)
+        loop = TOUCHED_ROWS.format(
+            ahead=_indent(ahead, 1), sum=_indent(SUM, 1), body=_indent(body, 1)
+        )
     else:
         loop = EACH_CONTRIBUTION.format(body=_indent(body, 2))
     read = "".join(f"c_{name} = c[{i}]\n" for i, name in enumerate(names))
@@ -166,7 +169,8 @@ def _load(source: str) -> Callable[..., None]:
     """Import the text from embsim's cache directory, so that its compiled form is kept; without
     one, compile it anew.
     """
-    digest = hashlib.sha256(source.encode()).hexdigest()[:24]
+    text = source + Path(_sums.__file__).read_text(encoding="utf-8")  # compiled into it
+    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
     try:
         path = _cache_directory() / f"update_{digest}.py"
         if not path.exists() or path.read_text(encoding="utf-8") != source:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,18 @@ def _next(remaining: Iterator[Task], turn: threading.Lock) -> Task | None:
 def ranges(count: int, chunk: int) -> list[tuple[int, int]]:
     """[0, count) as consecutive half-open ranges of at most `chunk`."""
     return [(low, min(low + chunk, count)) for low in range(0, count, chunk)]
+
+
+def even_ranges(starts: np.ndarray, chunk: int) -> list[tuple[int, int]]:
+    """[0, len(starts) - 1) as consecutive half-open ranges of about `chunk` items of work each.
+
+    Entry i has the items starts[i] .. starts[i + 1]: Zipf's law gives one row thousands of them.
+    """
+    work = int(starts[-1])
+    if work <= chunk:
+        return [(0, len(starts) - 1)] if len(starts) > 1 else []
+    cuts = np.searchsorted(starts, np.arange(chunk, work, chunk)).tolist()
+    return list(pairwise(sorted({0, *cuts, len(starts) - 1})))
 
 
 class _Here(threading.local):

@@ -24,7 +24,7 @@ from .backend import Backend, get_backend
 from .batch import Batch, make_batch
 from .config import FeatureConfig, integer
 from .errors import DeadlockError
-from .gradients import stack_gradients
+from .gradients import owned, stack_gradients
 from .pending import PendingUpdate
 from .plan import Output
 from .schedule import Progress, Schedule
@@ -166,8 +166,7 @@ class Engine:
             progress = replace(self._progress, submitted=step + 1)
             visible = law.visible(self.schedule, progress)
             if self._before_run is not None or visible <= step:  # it outlives this call
-                owned = {name: g.copy() if name in borrowed else g for name, g in by_table.items()}
-                update = replace(update, gradients=owned)
+                update = replace(update, gradients=owned(by_table, borrowed))
             del self._queue.waiting[0]
             self._store.submit(update)
             self._progress = progress

@@ -1,10 +1,12 @@
 """What the caller gives to apply_gradients -> one float32 array per table, checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ._memory import aligned_empty
+from ._threads import parallel
 from .config import FeatureConfig
 from .convert import as_array
 from .plan import Output
@@ -85,6 +87,18 @@ def stack_gradients(
     if outputs is None:
         return {}, set()
     return _stack(parts, engine, outputs)
+
+
+def owned(by_table: Mapping[str, np.ndarray], borrowed: set[str]) -> dict[str, np.ndarray]:
+    """The same gradients, those of the `borrowed` tables in memory of their own."""
+    kept = dict(by_table)
+    for name in borrowed:
+        kept[name] = aligned_empty(by_table[name].shape, np.float32)
+    parallel(
+        [lambda name=name: np.copyto(kept[name], by_table[name]) for name in sorted(borrowed)],
+        sum(by_table[name].size for name in borrowed),
+    )
+    return kept
 
 
 def check_finite(gradient: np.ndarray, name: str) -> None:

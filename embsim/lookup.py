@@ -3,12 +3,14 @@
 import numpy as np
 from jaxtyping import Float32
 
+from ._memory import aligned_empty
 from ._numba import kernel
-from ._threads import Task, parallel, ranges
+from ._sums import weighted_sums
+from ._threads import Task, even_ranges, parallel
 from .config import QuantizationConfig
 from .plan import LookupPlan
 
-CHUNK = 2**16  # floats of output a task writes
+CHUNK = 2**18  # floats of rows that a task goes through
 
 
 def lookup(
@@ -22,7 +24,7 @@ def lookup(
 
     Q is the identity, or the simulated quantization of each looked-up row.
     """
-    out = np.empty((plan.samples, table.shape[1]), np.float32)
+    out = aligned_empty((plan.samples, table.shape[1]), np.float32)
     parallel(lookup_tasks(table, plan, quantization, out), len(plan.row) * table.shape[1])
     return out
 
@@ -36,13 +38,13 @@ def row_gradients(
     that was looked up with gain 0 is present, with gradient 0.
     """
     rows, dim = plan.by_row, gradients.shape[1]
-    out = np.empty((len(rows.unique), dim), np.float32)
+    out = aligned_empty((len(rows.unique), dim), np.float32)
     parallel(
         [
-            lambda lo=lo, hi=hi: _sum_rows(
+            lambda lo=lo, hi=hi: weighted_sums(
                 lo, hi, rows.starts, rows.sample, rows.gain, gradients, out
             )
-            for lo, hi in ranges(len(out), max(1, CHUNK // dim))
+            for lo, hi in even_ranges(rows.starts, max(1, CHUNK // dim))
         ],
         len(plan.row) * dim,
     )
@@ -55,10 +57,10 @@ def lookup_tasks(
     """The lookup into `out` as independent pieces, so that a step's tables share one round of
     threads.
     """
-    pieces = ranges(plan.samples, max(1, CHUNK // table.shape[1]))
+    pieces = even_ranges(plan.splits, max(1, CHUNK // table.shape[1]))
     if quantization is None:
         return [
-            lambda lo=lo, hi=hi: _sum_bags(lo, hi, plan.splits, plan.row, plan.gain, table, out)
+            lambda lo=lo, hi=hi: weighted_sums(lo, hi, plan.splits, plan.row, plan.gain, table, out)
             for lo, hi in pieces
         ]
     lower, upper, q = quantization_constants(quantization)
@@ -79,19 +81,6 @@ def quantization_constants(
 
 
 @kernel
-def _sum_bags(lo, hi, splits, row, gain, table, out):
-    dim = table.shape[1]
-    for sample in range(lo, hi):
-        acc = out[sample]
-        for d in range(dim):
-            acc[d] = np.float32(0.0)
-        for j in range(splits[sample], splits[sample + 1]):
-            w, k = table[row[j]], gain[j]
-            for d in range(dim):
-                acc[d] = acc[d] + k * w[d]
-
-
-@kernel
 def _sum_quantized_bags(lo, hi, splits, row, gain, table, lower, upper, q, half, out):
     dim = table.shape[1]
     for sample in range(lo, hi):
@@ -108,16 +97,3 @@ def _sum_quantized_bags(lo, hi, splits, row, gain, table, lower, upper, q, half,
                     x = upper
                 x = np.float32(np.floor((x - lower) / q + half)) * q + lower
                 acc[d] = acc[d] + k * x
-
-
-@kernel
-def _sum_rows(lo, hi, starts, sample, gain, gradients, out):
-    dim = gradients.shape[1]
-    for u in range(lo, hi):
-        acc = out[u]
-        for d in range(dim):
-            acc[d] = np.float32(0.0)
-        for j in range(starts[u], starts[u + 1]):
-            g, k = gradients[sample[j]], gain[j]
-            for d in range(dim):
-                acc[d] = acc[d] + k * g[d]

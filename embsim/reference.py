@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ._codegen import update_kernel
+from ._memory import aligned_empty, keep_freed_memory
 from ._threads import Task, parallel
 from .backend import Parity
 from .lookup import lookup_tasks
@@ -22,6 +23,7 @@ class ReferenceBackend:
     parity: ClassVar[Parity] = Parity(bitwise=True)
 
     def put_state(self, state: State) -> State:
+        keep_freed_memory()
         for spec in state.specs.values():
             if spec.optimizer is not None:
                 update_kernel(spec.optimizer)  # a rule that cannot be compiled is refused here
@@ -42,7 +44,8 @@ class ReferenceBackend:
         activations: dict[str, np.ndarray] = {}
         for name, table_plan in plan.items():
             weights = state.weights[name]
-            out = activations[name] = np.empty((table_plan.samples, weights.shape[1]), np.float32)
+            shape = table_plan.samples, weights.shape[1]
+            out = activations[name] = aligned_empty(shape, np.float32)
             tasks += lookup_tasks(weights, table_plan, state.specs[name].quantization, out)
         parallel(tasks, sum(len(p.row) * state.specs[name].dim for name, p in plan.items()))
         return activations

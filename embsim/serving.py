@@ -7,7 +7,7 @@ import numpy as np
 
 from .batch import make_batch
 from .border import named_features
-from .config import TableConfig
+from .config import FeatureConfig, TableConfig
 from .convert import keyed_jagged
 from .lookup import lookup
 from .nest import flatten_up_to, pack
@@ -49,6 +49,7 @@ def serving_embedding_lookup(
         weights = carried if weights is None else weights
     nest = _asked_for(inputs, feature_config)
     configs, names = named_features(nest)
+    names = ["inputs"] if isinstance(nest, FeatureConfig) and not nest.name else names
     ids = flatten_up_to(nest, inputs, "inputs")
     gains = None if weights is None else flatten_up_to(nest, weights, "weights")
     shapes = resolve(configs, names, None, None)

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from ._codegen import update_kernel
-from ._threads import Task, parallel, ranges
+from ._threads import Task, even_ranges, parallel, ranges
 from .optimizers import Optimizer, updates_every_row
 from .plan import LookupPlan
 
-CHUNK = 2**15  # floats of the table that a task updates
+CHUNK = 2**18  # floats of the gradients, or of the table, that a task goes through
 
 
 def update(
@@ -49,8 +49,11 @@ def update_tasks(
     """The update as independent pieces, so that a step's tables share one round of threads."""
     kernel = update_kernel(optimizer)
     c = np.array(list(coefficients.values()), np.float32)
-    rows = plan.by_row
-    count = len(table) if updates_every_row(optimizer) else len(rows.unique)
+    rows, chunk = plan.by_row, max(1, CHUNK // table.shape[1])
+    if updates_every_row(optimizer):
+        pieces = ranges(len(table), chunk)
+    else:
+        pieces = even_ranges(rows.starts, chunk)
     return [
         lambda lo=lo, hi=hi: kernel(
             lo,
@@ -64,7 +67,7 @@ def update_tasks(
             tuple(slots),
             c,
         )
-        for lo, hi in ranges(count, max(1, CHUNK // table.shape[1]))
+        for lo, hi in pieces
     ]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embsim import FeatureConfig, TableConfig
-from embsim.gradients import as_gradient, check_finite, stack_gradients
+from embsim.gradients import as_gradient, check_finite, owned, stack_gradients
 from embsim.optimizers import SGD
 from embsim.plan import Output
 from embsim.tables import resolve_tables
@@ -168,3 +168,12 @@ class TestCheckNumerics:
         with pytest.raises(ValueError, match=r"'f0' is inf at \(0, 1\)"):
             stack_gradients([[[1, 1e300]] * np.ones(1)], engine_of(A, check_numerics=True), outputs)
         check_finite(np.full((2, 2), 3e38, F), "clicks")
+
+
+def test_owned_gradients_are_equal_and_share_no_borrowed_memory():
+    borrowed, own = np.arange(6, dtype=np.float32).reshape(3, 2), np.ones((1, 2), np.float32)
+    kept = owned({"a": borrowed, "b": own}, {"a"})
+    assert list(kept) == ["a", "b"]
+    assert kept["b"] is own
+    borrowed += 1
+    assert kept["a"].tolist() == [[0, 1], [2, 3], [4, 5]]

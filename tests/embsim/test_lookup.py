@@ -185,7 +185,7 @@ def restored_threads():
     embsim.set_num_threads(before)
 
 
-@pytest.mark.parametrize("samples, dim", [(700, 129), (5, CHUNK + 3)], ids=str)
+@pytest.mark.parametrize("samples, dim", [(3000, 129), (5, CHUNK + 3)], ids=str)
 @pytest.mark.parametrize("quantization", [None, QuantizationConfig(16, -2.0, 2.0)], ids=str)
 @pytest.mark.usefixtures("restored_threads")
 def test_threads_change_no_bit(samples, dim, quantization):

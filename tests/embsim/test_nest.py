@@ -173,7 +173,7 @@ class TestPadBatch:
             ([np.arange(3)], 2, "found 3 samples; batch_size is 2"),
             ({"a": [1, 2], "b": [1]}, 4, r"features of \[1, 2\] samples; all must have the same"),
             ([np.zeros((2, 3), int)], 4, r"shape \(2, 3\); it must be \[B\] or \[..., 1\]"),
-            ([1], 0, "batch_size is 0; it must be at least 1"),
+            ([1], 0, "batch_size is 0; it must be an int from 1"),
         ],
     )
     def test_errors(self, features, size, message):

@@ -175,9 +175,9 @@ class TestHashIds:
     @pytest.mark.parametrize(
         ("ids", "buckets", "oov", "error", "message"),
         [
-            ([1], 0, None, ValueError, "num_buckets is 0; it must be from 1 to"),
+            ([1], 0, None, ValueError, "num_buckets is 0; it must be an int from 1 to"),
             ([1], 2**31, None, ValueError, "num_buckets is 2147483648"),
-            ([1], 10, 11, ValueError, "oov is 11; it must be from 1 to num_buckets = 10"),
+            ([1], 10, 11, ValueError, "oov is 11; it must be an int from 1 to 10"),
             ([1], 10, 0, ValueError, "oov is 0"),
             ([1.5], 10, None, TypeError, "ids are float64; they must be integers or strings"),
             ([True], 10, None, TypeError, "ids are bool"),

@@ -220,3 +220,65 @@ def test_a_table_without_optimizer_is_only_looked_up():
     assert backend.read_rows(state, "table_0", np.array([1], np.int32)).slots == {}
     with pytest.raises(AssertionError, match="is only looked up"):
         backend.update(state, plans, {"table_0": np.ones((2, 1), F)}, {"table_0": {}})
+
+
+class TestThreads:
+    """Through the public API, with several tasks a table, and rows that many of them ask for."""
+
+    SAMPLES, POOLING, ROWS, DIM = 512, 12, 400, 96
+
+    @pytest.fixture(autouse=True)
+    def restored_threads(self):
+        before = embsim.num_threads()
+        yield
+        embsim.set_num_threads(before)
+
+    def steps(self):
+        """Two steps of (ids of a feature, gradients of a feature), Zipf's law in the ids."""
+        draw = np.random.default_rng(0)
+        for _ in range(2):
+            ids = (draw.zipf(1.2, (2, self.SAMPLES, self.POOLING)) - 1) % self.ROWS
+            yield list(ids.astype(np.int32)), list(draw.normal(size=(2, self.SAMPLES, self.DIM)))
+
+    def engine(self, optimizer):
+        draw = np.random.default_rng(1)
+        self.initial = [draw.normal(size=(self.ROWS, self.DIM)).astype(F) for _ in range(2)]
+        features = [
+            FeatureConfig(TableConfig(self.ROWS, self.DIM, lambda *_, w=w: w, combiner=combiner))
+            for w, combiner in zip(self.initial, ("sum", "mean"), strict=True)
+        ]
+        return Engine(features, optimizer)
+
+    def trained(self, optimizer, threads):
+        """Every activation, then every table and slot."""
+        embsim.set_num_threads(threads)
+        engine, found = self.engine(optimizer), []
+        splits = np.arange(self.SAMPLES + 1) * self.POOLING
+        for ids, gradients in self.steps():
+            batch = [embsim.RaggedTensor(each.ravel(), splits) for each in ids]
+            engine.enqueue(engine.make_batch(batch))
+            found += engine.dequeue()
+            engine.apply_gradients([g.astype(F) for g in gradients])
+        state = engine.read()
+        for name, weights in state.weights.items():
+            found += [weights, *state.slots[name].values()]
+        return engine, found
+
+    def by_definition(self, engine, optimizer):
+        tables = [feature.table for feature in engine.features]
+        initial = dict(zip(tables, self.initial, strict=True))
+        law, found = Definition(engine.features, dict.fromkeys(tables, optimizer), initial), []
+        for ids, gradients in self.steps():
+            found += law.dequeue([each.tolist() for each in ids])
+            law.apply_gradients([g.astype(F) for g in gradients])
+        return found + [array for table in tables for array in law.versions[-1][table]]
+
+    @pytest.mark.parametrize("optimizer", [OPTIMIZERS[0], OPTIMIZERS[3]], ids=["lazy", "every row"])
+    def test_one_two_and_three_threads_give_the_bits_of_the_definition(self, optimizer):
+        assert self.SAMPLES * self.POOLING * self.DIM > 2 * CHUNK, "several tasks a table"
+        want = None
+        for threads in (1, 2, 3):
+            engine, found = self.trained(optimizer, threads)
+            want = want or self.by_definition(engine, optimizer)
+            for i, (mine, law) in enumerate(zip(found, want, strict=True)):
+                assert_same(f"array {i} with {threads} threads", mine, law)

@@ -210,7 +210,7 @@ THREADED = (COMPILED[4], COMPILED[5], COMPILED[11])
 
 
 @pytest.mark.parametrize("optimizer", THREADED, ids=label)
-@pytest.mark.parametrize("rows, dim", [(1200, 65), (3, CHUNK + 5)], ids=str)
+@pytest.mark.parametrize("rows, dim", [(5000, 65), (3, CHUNK + 5)], ids=str)
 @pytest.mark.usefixtures("restored_threads")
 def test_threads_change_no_bit(optimizer, rows, dim):
     draw = np.random.default_rng(0)
