@@ -14,12 +14,17 @@ class PlainNumpy:
     """Tables and slots as arrays; bags of equal size, sum or mean, float32."""
 
     tables: list[np.ndarray]
-    optimizer: embsim.SGD | embsim.Adagrad | embsim.Adam
+    optimizer: embsim.SGD | embsim.Adagrad | embsim.RowwiseAdagrad | embsim.Adam
     combiner: str
 
     def __post_init__(self) -> None:
-        initial = [slot.initial for slot in self.optimizer.slots]
-        self.slots = [[np.full_like(t, value) for value in initial] for t in self.tables]
+        self.slots = [
+            [
+                np.full_like(t[:, :1] if slot.rowwise else t, slot.initial)
+                for slot in self.optimizer.slots
+            ]
+            for t in self.tables
+        ]
 
     def lookup(self, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
         """`ids` [batch, pooling] per table."""
@@ -49,11 +54,19 @@ class PlainNumpy:
         if isinstance(optimizer, embsim.Adagrad):
             slots[0][unique] += g * g
             table[unique] -= rate * g / np.sqrt(slots[0][unique])
+        elif isinstance(optimizer, embsim.RowwiseAdagrad):
+            slots[0][unique] += np.mean(g * g, axis=1, keepdims=True)
+            root = np.sqrt(slots[0][unique]) + np.float32(optimizer.epsilon)
+            table[unique] -= rate / root * g
         elif isinstance(optimizer, embsim.Adam):
             b1, b2 = np.float32(optimizer.beta_1), np.float32(optimizer.beta_2)
             c1, c2 = np.float32(1 - optimizer.beta_1), np.float32(1 - optimizer.beta_2)
             slots[0][unique] = m = b1 * slots[0][unique] + c1 * g
             slots[1][unique] = v = b2 * slots[1][unique] + c2 * (g * g)
-            table[unique] -= rate * m / np.sqrt(v + np.float32(optimizer.epsilon**2))
+            if optimizer.sum_inside_sqrt:
+                root = np.sqrt(v + np.float32(optimizer.epsilon**2))
+            else:
+                root = np.sqrt(v) + np.float32(optimizer.epsilon)
+            table[unique] -= rate * m / root
         else:
             table[unique] -= rate * g

@@ -1,0 +1,1 @@
+"""A training step of embedding tables in embsim and in other libraries, timed in turn."""
