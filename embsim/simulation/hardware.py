@@ -5,6 +5,7 @@ chip("mine.toml:fast")           a user's own: the form of chips.toml beside thi
 Pod(chip("v5p"), 64)             64 of them, as their topology has them: 4 x 4 x 4
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -190,9 +191,15 @@ def chip(name: str) -> Chip:
 def _read(path: Path) -> dict[str, Chip]:
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"chips of {path}: {error}") from error
     sources = tables.pop("sources", {})
+    if strange := [name for name, table in tables.items() if not isinstance(table, dict)]:
+        raise ValueError(f"chips of {path}: {strange[0]!r} is no chip; a chip is a table, [NAME]")
+    if not isinstance(sources, dict):
+        raise ValueError(
+            f"chips of {path}: sources are {sources!r}; they must be a table, [sources]"
+        )
     return {
         name: _chip(f"{path}: [{name}]", name, table, sources) for name, table in tables.items()
     }
@@ -219,9 +226,9 @@ def _chip(where: str, name: str, table: dict[str, Any], sources: Mapping[str, st
 def _number(where: str, given: Any, sources: Mapping[str, str]) -> Number:
     match given:
         case [int() | float() as value, str() as mark, str() as source] if (
-            mark in MARKS and value >= 0
+            mark in MARKS and 0 <= value < math.inf
         ):
-            return Number(float(value), mark, sources.get(source, source))
+            return Number(float(value), mark, str(sources.get(source, source)))
         case _:
             raise ValueError(
                 f"{where} is {given!r}; it must be [number, mark, source], with a mark of {MARKS}"

@@ -132,6 +132,13 @@ def finished(made: embsim.TPUEmbedding) -> bytes:
     )
 
 
+def _is_whole(made: embsim.TPUEmbedding) -> bool:
+    try:
+        return finished(made) == _expected()
+    except DOCUMENTED:  # of calls that the world as it was would have taken
+        return False
+
+
 @cache
 def _expected() -> bytes:
     return finished(world())
@@ -199,11 +206,12 @@ def _checkpoint(draw: Bytes, scratch: Path) -> None:
     """A checkpoint with one file altered is refused, or is read as it was written."""
     table = embsim.TableConfig(ROWS, DIM, name="t")
 
-    def fresh() -> embsim.TPUEmbedding:
+    def fresh(seed: int) -> embsim.TPUEmbedding:
+        feature = embsim.FeatureConfig(table)
         with embsim.TPUStrategy(1).scope():
-            return embsim.TPUEmbedding(embsim.FeatureConfig(table), embsim.Adagrad(0.1), seed=1)
+            return embsim.TPUEmbedding(feature, embsim.Adagrad(0.1), seed=seed)
 
-    written = fresh()
+    written = fresh(1)
     directory = Path(written.save(scratch / f"checkpoint-{time.monotonic_ns()}"))
     expected = written.embedding_tables[table].tobytes()
     path = draw.of(sorted(path for path in directory.rglob("*") if path.is_file()))
@@ -217,7 +225,7 @@ def _checkpoint(draw: Bytes, scratch: Path) -> None:
     elif change == 2:
         raw[at:at] = bytes([draw.below(256)] * (1 + draw.below(9)))
     path.unlink() if change == 3 else path.write_bytes(raw)
-    made = fresh()
+    made = fresh(2)
     made.restore(directory)
     if made.embedding_tables[table].tobytes() != expected:
         raise AssertionError(f"an altered {path.name} was restored to other numbers")
@@ -239,7 +247,7 @@ def case(data: bytes) -> str:
         raise AssertionError(f"{data!r}: {type(error).__name__}: {error}") from error
     except DOCUMENTED as error:
         became = type(error).__name__
-        if finished(made) != _expected():
+        if not _is_whole(made):
             raise AssertionError(f"{data!r}: refused, but the embedding has changed") from error
         where = traceback.extract_tb(error.__traceback__)[-1]
         ours = Path(where.filename).is_relative_to(OURS) and "raise" in (where.line or "")

@@ -53,7 +53,7 @@ def test_a_refused_call_that_changed_something_is_found(monkeypatch):
         made.abandon()
         embsim.stale(-1)
 
-    with pytest.raises(AssertionError, match=r"the embedding has changed|DeadlockError"):
+    with pytest.raises(AssertionError, match="the embedding has changed"):
         planted(monkeypatch, call)()
 
 
@@ -69,6 +69,7 @@ def test_an_altered_checkpoint_that_is_accepted_is_found(monkeypatch, tmp_path):
 
 
 def test_a_case_is_its_bytes():
-    assert fuzz.case(b"\x05\x01") == fuzz.case(b"\x05\x01")
+    missing_file = bytes([23, 0, 0, 0, 3])
+    assert fuzz.case(missing_file) == fuzz.case(missing_file) == "CheckpointError"
     draw = fuzz.Bytes(b"\x07")
     assert [draw.below(5), draw.below(5)] == [2, 0]
