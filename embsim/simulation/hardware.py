@@ -5,7 +5,6 @@ chip("mine.toml:fast")           a user's own: the form of chips.toml beside thi
 Pod(chip("v5p"), 64)             64 of them, as their topology has them: 4 x 4 x 4
 """
 
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -197,9 +196,7 @@ def _read(path: Path) -> dict[str, Chip]:
     if strange := [name for name, table in tables.items() if not isinstance(table, dict)]:
         raise ValueError(f"chips of {path}: {strange[0]!r} is no chip; a chip is a table, [NAME]")
     if not isinstance(sources, dict):
-        raise ValueError(
-            f"chips of {path}: sources are {sources!r}; they must be a table, [sources]"
-        )
+        raise ValueError(f"chips of {path}: sources are {sources!r}; required: a table, [sources]")
     return {
         name: _chip(f"{path}: [{name}]", name, table, sources) for name, table in tables.items()
     }
@@ -226,7 +223,7 @@ def _chip(where: str, name: str, table: dict[str, Any], sources: Mapping[str, st
 def _number(where: str, given: Any, sources: Mapping[str, str]) -> Number:
     match given:
         case [int() | float() as value, str() as mark, str() as source] if (
-            mark in MARKS and 0 <= value < math.inf
+            mark in MARKS and value >= 0
         ):
             return Number(float(value), mark, str(sources.get(source, source)))
         case _:
