@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ._memory import aligned_empty
-from ._threads import parallel
+from ._threads import WORTH_THREADS, parallel
 from .config import FeatureConfig
 from .convert import as_array
 from .plan import Output
@@ -91,12 +91,15 @@ def stack_gradients(
 
 def owned(by_table: Mapping[str, np.ndarray], borrowed: set[str]) -> dict[str, np.ndarray]:
     """The same gradients, those of the `borrowed` tables in memory of their own."""
+    size = sum(by_table[name].size for name in borrowed)
+    if size < WORTH_THREADS:
+        return {name: g.copy() if name in borrowed else g for name, g in by_table.items()}
     kept = dict(by_table)
     for name in borrowed:
         kept[name] = aligned_empty(by_table[name].shape, np.float32)
     parallel(
         [lambda name=name: np.copyto(kept[name], by_table[name]) for name in sorted(borrowed)],
-        sum(by_table[name].size for name in borrowed),
+        size,
     )
     return kept
 

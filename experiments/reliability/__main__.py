@@ -1,7 +1,7 @@
 """python -m experiments.reliability COMMAND: what must not happen to a training, tried.
 
 threads    a loader, a trainer and a looker at once
-fuzz       anything passed to every entry point; --atheris: guided by coverage
+fuzz       anything passed to every entry point; guided.py looks for more by coverage
 """
 
 import argparse
@@ -22,7 +22,6 @@ def main(arguments: list[str] | None = None) -> None:
     of_fuzz = commands.add_parser("fuzz", help="anything passed to every entry point")
     of_fuzz.add_argument("--cases", type=int, default=1_000_000)
     of_fuzz.add_argument("--seconds", type=float, default=1200.0)
-    of_fuzz.add_argument("--atheris", action="store_true", help="needs the package atheris")
     for command in (of_threads, of_fuzz):
         command.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -33,9 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(bool(counts.wrong))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the inputs: NumPy's and embsim's own
-        if options.atheris:
-            fuzz.guided(options.seconds)
-            return
         found = fuzz.run(options.cases, options.seconds, options.seed)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in found.most_common())
     print(f"{found.total():,} cases in {time.monotonic() - start:.0f} s: {kinds}; nothing else")

@@ -9,7 +9,6 @@ make cases, and a case that fails is its bytes. Asked of every case:
 """
 
 import contextlib
-import importlib
 import io
 import math
 import resource
@@ -277,15 +276,3 @@ def run(cases: int, seconds: float, seed: int = 0) -> Counter[str]:
         if time.monotonic() > end:
             break
     return found
-
-
-def guided(seconds: float) -> None:
-    """Cases by atheris, which looks for bytes that reach code that no others did.
-
-    Raises:
-      ImportError: atheris is not installed; it has wheels for some systems only.
-    """
-    atheris: Any = importlib.import_module("atheris")
-    atheris.instrument_all()
-    atheris.Setup(["fuzz", f"-max_total_time={int(seconds)}"], case)
-    atheris.Fuzz()
