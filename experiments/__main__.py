@@ -59,7 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"unknown: {' '.join(rest)}")
     studies = [study_of(name) for name in NAMES]
     if options.command == "report":
-        print(page.write(studies, options.out))
+        try:
+            print(page.write(studies, options.out))
+        except FileNotFoundError as error:
+            sys.exit(str(error))
     else:
         Console(soft_wrap=True).print(_listed(studies, options.out))
 

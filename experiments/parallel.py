@@ -35,6 +35,7 @@ def map_unordered(
       ValueError: `where` is none of KINDS.
       ImportError: its package is not installed.
     """
+    checked(where)
     if not arguments:
         return
     with ExitStack() as stack:
@@ -59,13 +60,19 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _backend(where: str, stack: ExitStack) -> str:
+def checked(where: str) -> str:
+    """`where`, if it is one of KINDS. Raises ValueError."""
     kind, _, address = where.partition("=")
     if kind not in KINDS or (address and kind != "dask"):
         raise ValueError(
             f"experiments: runs cannot be made by {where!r}; it must be one of {', '.join(KINDS)}, "
             "or dask=ADDRESS of a scheduler"
         )
+    return where
+
+
+def _backend(where: str, stack: ExitStack) -> str:
+    kind, _, address = where.partition("=")
     if kind == "dask":
         from distributed import Client  # not needed without a cluster
 

@@ -100,7 +100,11 @@ def main(study: Study, arguments: list[str] | None = None) -> list[Record]:
     options = _parse(study, arguments)
     params = _params(study, options)
     console = Console(soft_wrap=True)
-    code, data = provenance.of_code(), study.data(params)
+    code = provenance.of_code()
+    try:
+        data = study.data(params)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        sys.exit(str(error))
     whole = {**code, **data, **provenance.of_params(params)}
     fresh = options.fresh or code["git_commit"] == "unknown"  # two such may differ unseen
     console.print(f"data: {data['data']}; licence: {data.get('data_licence', 'none needed')}")
@@ -202,7 +206,10 @@ def _parse(study: Study, arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="NAME", help="another data set: see docs/studies.md")
     parser.add_argument("--jobs", type=_positive, metavar="N", default=parallel.num_cores())
     parser.add_argument(
-        "--parallel", metavar="KIND", default="loky", help="loky, threading, dask[=ADDRESS] or ray"
+        "--parallel",
+        metavar="KIND",
+        default="loky",
+        help="loky, threading, dask[=ADDRESS] or ray",
     )
     parser.add_argument("--fresh", action="store_true", help="go on with no run that was killed")
     parser.add_argument(
@@ -212,6 +219,7 @@ def _parse(study: Study, arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     try:
         options.param = dict(_changed(study.params(), text) for text in options.param)
+        parallel.checked(options.parallel)
     except ValueError as error:
         parser.error(str(error))
     for name in ("seeds", "backend", "data"):

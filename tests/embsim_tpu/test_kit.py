@@ -17,7 +17,7 @@ from embsim_tpu import JaxBackend
 from embsim_tpu.backend import BITWISE_FLAGS
 from embsim_tpu.conformance import PipelineEngine
 from tests.embsim_tpu.conftest import mesh_of
-from tests.nightly import nightly
+from tests.nightly import IS_NIGHTLY, nightly
 
 TO_THE_BIT = "check_every_call_is_the_definition_s_to_the_bit_on_any_numbers"
 
@@ -46,8 +46,12 @@ def test_backend_on_eight_devices(check):
     check()
 
 
-@pytest.mark.parametrize("check", checks_for_engine(PipelineEngine, "quick"), ids=str)
+PIPELINE = checks_for_engine(PipelineEngine, "quick")
+
+
+@pytest.mark.parametrize("check", PIPELINE if IS_NIGHTLY else PIPELINE[::3], ids=str)
 def test_pipeline_on_one_device(check):
+    """A third of them; all nightly."""
     check()
 
 
@@ -75,6 +79,7 @@ def test_some_checks_of_the_pipeline_on_eight_devices(check):
     check()
 
 
+@nightly
 def test_under_the_two_flags_the_backend_is_bitwise():
     environment = {**os.environ, "XLA_FLAGS": " ".join(BITWISE_FLAGS)}
     command = [sys.executable, "-c", BITWISE_LEG]

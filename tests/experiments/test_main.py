@@ -40,6 +40,26 @@ def test_a_study_runs_by_its_name(tmp_path, capsys):
     assert found.summary["size"] == "smoke" and found.summary["git_commit"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "movielens=/nowhere"], r"found no files of MovieLens-100k in /nowhere"),
+        (["--data", "avazu"], r"no source 'avazu'"),
+    ],
+)
+def test_data_that_is_not_there_ends_the_command_before_anything_is_written(
+    arguments, said, tmp_path
+):
+    with pytest.raises(SystemExit, match=said):
+        command.main(["run", "one_stale_step", *arguments, "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"there are no results"):
+        command.main(["report", "--out", str(tmp_path)])
+
+
 def test_another_name_is_refused():
     with pytest.raises(SystemExit, match=r"there is no study 'x'; it must be one of"):
         command.main(["run", "x"])

@@ -31,24 +31,21 @@ def test_every_result_comes_with_its_position(where: str, monkeypatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_a_cluster_runs_a_study_as_processes_do(tmp_path) -> None:
+def test_a_cluster_runs_a_study_as_processes_do() -> None:
     """One local Dask cluster, given by its address."""
     from distributed import LocalCluster
 
-    from experiments import exact_lookahead
+    from experiments import overlap_bound, study
 
-    params = exact_lookahead.Params.smoke()
-    points = [
-        exact_lookahead.Params(seeds=(seed,), depths=(1,), samples=2000) for seed in params.seeds
-    ]
+    points = study.single_runs(overlap_bound.Params.smoke())
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         on_cluster = dict(
             parallel.map_unordered(
-                exact_lookahead.run, points, 2, f"dask={cluster.scheduler_address}"
+                overlap_bound.run, points, 2, f"dask={cluster.scheduler_address}"
             )
         )
-    here = dict(parallel.map_unordered(exact_lookahead.run, points, 2))
-    assert on_cluster == here and len(here) == 2
+    here = dict(parallel.map_unordered(overlap_bound.run, points, 2))
+    assert on_cluster == here and len(here) == 8
 
 
 def test_workers_are_other_processes_with_one_thread_for_xla() -> None:

@@ -94,7 +94,14 @@ def test_the_command_writes_rows_report_and_figure(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize(
-    "bad", [["--seeds", "0"], ["--smoke", "--full"], ["--jobs", "-1"], ["--param", "seeds=3"]]
+    "bad",
+    [
+        ["--seeds", "0"],
+        ["--smoke", "--full"],
+        ["--jobs", "-1"],
+        ["--param", "seeds=3"],
+        ["--parallel", "x"],
+    ],
 )
 def test_wrong_arguments_end_with_a_usage(bad: list[str], capsys) -> None:
     with pytest.raises(SystemExit):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.nightly import nightly
+
 pytest.importorskip("orbax.checkpoint")
 
 SMALL = ["--rows", "500", "--batch-size", "64", "--dim", "4", "--bottom", "8", "--top", "8"]
@@ -49,7 +51,7 @@ def test_the_curve_has_a_row_for_every_so_many_steps(whole):
         assert 0 < row["auc"] < 1 and row["log_loss"] > 0 and row["samples"] == 128
 
 
-@pytest.mark.parametrize("rows_first", [1, 3])
+@pytest.mark.parametrize("rows_first", [pytest.param(1, marks=nightly), 3])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, whole, rows_first):
     """SIGKILL as soon as so many rows are there: before, during or after their checkpoint."""
     process = subprocess.Popen(command(tmp_path, "--schedule", "stale(2)"))

@@ -131,4 +131,4 @@ class ASnapshotIsAView(EmbsimEngine):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         core = inside(self)
-        core.snapshot = lambda: core.read("snapshot")
+        core.snapshot = lambda **how: core.read("snapshot")

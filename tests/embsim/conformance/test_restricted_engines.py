@@ -26,6 +26,7 @@ from embsim.conformance.mutants.controls import BoundsAllRules, BoundsRowwiseAda
 from embsim.conformance.strategies import Bucket, batches, gradients, regimes, setups, to_the_bit
 from embsim.schedule import stale
 from tests.embsim.conformance.restricted import RESTRICTED, AskedForMore, OneByOne
+from tests.nightly import nightly
 
 CHECKS = [
     each
@@ -104,6 +105,7 @@ def check_of_some_steps(subject, draw):
     replay(subject, Program(setup, (step, step)))
 
 
+@nightly
 def test_a_rule_that_is_not_to_the_bit_is_declared_by_its_name():
     check_of_some_steps(BoundsRowwiseAdagrad())
     for wrong in (SaysNothing(), NamesAnother()):

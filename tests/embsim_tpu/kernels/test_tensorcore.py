@@ -40,6 +40,7 @@ from embsim_tpu.kernels.tensorcore import TensorCore
 from embsim_tpu.plan import device_plan, even_parts
 from tests.embsim.programs import assert_same
 from tests.embsim_tpu.conftest import EXACT, Bucket, F, bags_of, capacities, numbers, plan_of
+from tests.nightly import nightly
 
 ROOT = Path(__file__).parents[3]
 ROWS, SAMPLES = 37, 17
@@ -505,7 +506,7 @@ def rules(part, half):
         print("equal", optimizer)
 
 
-@pytest.mark.parametrize("half", [False, True], ids=label)
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=nightly)], ids=label)
 @pytest.mark.parametrize("part", range(len(RULES)))
 def test_the_rules_of_optimizers_equal_xla_s(part, half):
     program = f"from tests.embsim_tpu.kernels import test_tensorcore as t; t.rules({part}, {half})"
